@@ -1,0 +1,75 @@
+// Package replica is what services see of the replicated state: propose a
+// command, take a view, know who leads. Interfaces only; the implementations
+// are replica/local (LocalSwitch) and replica/raftnode (Cluster), and one
+// conformance suite runs over both.
+package replica
+
+import (
+	"context"
+	"time"
+
+	"nekoq/services/command"
+	"nekoq/services/state"
+)
+
+// Consistency of a read.
+type Consistency int
+
+const (
+	// Linearizable sees every write acknowledged before the read began, on
+	// whatever node it is asked. The default.
+	Linearizable Consistency = iota
+	// Stale is answered at once from this node's own state.
+	Stale
+)
+
+// Result of a proposal.
+type Result struct {
+	Index    uint64 // log index of the entry; 0 when answered from the session's window
+	Revision uint64 // store revision after the command
+	Changed  bool
+	Data     []byte
+}
+
+// Lag says how far behind a stale view may be.
+type Lag struct {
+	// Entries is the leader's last known commit index minus the view's index.
+	Entries uint64
+	// Age is the time since the leader was last heard of; 0 on the leader.
+	Age time.Duration
+	// Known is false when no leader has been heard of since start.
+	Known bool
+}
+
+// Proposer proposes commands. cmd.Time is ignored: the leader stamps it.
+// Errors: an *errs.Error of the applier (nothing was written); no_leader or
+// too_many_requests (nothing was sent); outcome_unknown (it may yet take
+// effect); deadline_exceeded (nothing was sent).
+type Proposer interface {
+	Propose(ctx context.Context, cmd command.Command) (Result, error)
+}
+
+// Viewer gives read views. The caller releases the view.
+type Viewer interface {
+	View(ctx context.Context, c Consistency) (*state.View, Lag, error)
+}
+
+// Leadership tells who leads and runs work on the leader only.
+type Leadership interface {
+	// Leader is the leader's node id and term as this node knows them; id "" for none.
+	Leader() (id string, term uint64)
+	IsLeader() bool
+	// OnLeader runs fn in its own goroutine whenever this node has become
+	// leader and its state is up to date; ctx ends with the leadership. fn is
+	// waited for before the node stops or leads again. Called before Start.
+	OnLeader(name string, fn func(ctx context.Context, term uint64))
+}
+
+// Replica is all of it.
+type Replica interface {
+	Proposer
+	Viewer
+	Leadership
+	// NodeID is this node's configured id.
+	NodeID() string
+}

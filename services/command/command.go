@@ -6,6 +6,8 @@
 // a service imports it to number its kinds and to build payloads.
 package command
 
+import "context"
+
 // Kind names what a command does. Kinds are only ever appended. Each owner has
 // its own range:
 //
@@ -26,10 +28,7 @@ type Command struct {
 	// stamped when the batch is formed and clamped at apply so that it never
 	// goes back.
 	Time int64
-	// Session, Seq and Acked make a retry safe (Ongaro's dissertation, 6.3):
-	// Session is 0 for none; Seq numbers the session's requests from 1; every
-	// result below Acked has reached the client and may be forgotten.
-	Session, Seq, Acked uint64
+	RequestID
 	// Actor says who did it through which door, as "door:principal", for the
 	// audit answer. At most 255 bytes.
 	Actor   string
@@ -41,3 +40,25 @@ const (
 	MaxBatchCommands = 1024
 	MaxBatchBytes    = 1 << 20 // a single larger command still gets an entry of its own
 )
+
+// RequestID makes a retry safe (Ongaro's dissertation, 6.3): Session is 0 for
+// none; Seq numbers the session's requests from 1; every result below Acked has
+// reached the client and may be forgotten. It identifies one command: a service
+// whose request becomes several commands puts it on the one that carries the
+// outcome.
+type RequestID struct {
+	Session, Seq, Acked uint64
+}
+
+type requestIDKey struct{}
+
+// NewContext carries the request id from the door to the service.
+func NewContext(ctx context.Context, id RequestID) context.Context {
+	return context.WithValue(ctx, requestIDKey{}, id)
+}
+
+// RequestIDFrom gives the context's request id, the zero RequestID for none.
+func RequestIDFrom(ctx context.Context) RequestID {
+	id, _ := ctx.Value(requestIDKey{}).(RequestID)
+	return id
+}

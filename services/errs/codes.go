@@ -48,6 +48,7 @@ const (
 	VersionTooOld     Code = "version_too_old"
 	WatcherTooSlow    Code = "watcher_too_slow"
 	ProtocolViolation Code = "protocol_violation"
+	WatchReset        Code = "watch_reset"
 )
 
 // Info is one row of the table of codes.
@@ -97,6 +98,7 @@ var Table = []Info{
 	{VersionTooOld, 409, false, "A node or the cluster is at a version that does not have this."},
 	{WatcherTooSlow, 429, true, "The watcher fell behind further than the server keeps; resume from the last revision seen."},
 	{ProtocolViolation, 400, false, "The peer did not speak the protocol."},
+	{WatchReset, 503, true, "The state was replaced by a snapshot; read anew and watch from there."},
 }
 
 var byCode = func() map[Code]Info {

@@ -6,6 +6,10 @@
 // and key ranges. A subscriber has a bounded buffer: when it overflows the
 // subscriber is told (ErrLagged) and catches up from its service's history.
 // A slow reader never slows the writer or another reader.
+//
+// It owns Hub, the one implementation. Publish and Reset are called by one
+// goroutine, everything else by any number; one Subscription is read by one.
+// Every package of floor 1 and above may import it.
 package watch
 
 import "context"

@@ -1,0 +1,101 @@
+package raftnode
+
+import (
+	"fmt"
+	"time"
+
+	"nekoq/services/errs"
+)
+
+// Config tunes the Raft group. All nodes of a cluster should agree on it.
+type Config struct {
+	LogStore           string        `koanf:"log_store" doc:"where the Raft log lives: wal (append-only segments) or bolt (one bbolt file)"`
+	HeartbeatTimeout   time.Duration `koanf:"heartbeat_timeout" doc:"a follower that has not heard of the leader for this long to twice this long starts an election"`
+	ElectionTimeout    time.Duration `koanf:"election_timeout" doc:"a candidate without a majority tries again after this long to twice this long; at least heartbeat_timeout"`
+	LeaderLease        time.Duration `koanf:"leader_lease_timeout" doc:"a leader without a majority for this long steps down; at most heartbeat_timeout"`
+	CommitTimeout      time.Duration `koanf:"commit_timeout" doc:"an idle leader tells followers the commit index this often to twice this often; decides how late followers apply"`
+	MaxAppendEntries   int           `koanf:"max_append_entries" doc:"log entries in one message to a follower, 1 to 1024"`
+	MaxAppendBytes     int64         `koanf:"max_append_bytes" doc:"bytes of log entries in one message to a follower; a single larger entry still goes alone"`
+	MaxInflight        int           `koanf:"max_inflight_entries" doc:"log entries that this leader proposes at the same time, 1 to 16; more commands wait and share the next entry"`
+	MaxPending         int           `koanf:"max_pending_commands" doc:"commands that wait for an entry; more are refused with too_many_requests"`
+	MaxPendingBytes    int64         `koanf:"max_pending_bytes" doc:"bytes of commands that wait for an entry; more are refused with too_many_requests"`
+	LeaderPatience     time.Duration `koanf:"leader_patience" doc:"how long a request without an earlier deadline waits for a leader before no_leader"`
+	CacheBytes         int64         `koanf:"log_cache_bytes" doc:"recent log entries kept in memory for followers, in bytes"`
+	SegmentBytes       int64         `koanf:"wal_segment_bytes" doc:"size of one segment file of the wal, allocated in advance"`
+	SnapshotLogBytes   int64         `koanf:"snapshot_log_bytes" doc:"bytes of log after which a snapshot is recorded and the log is shortened"`
+	TrailingLogBytes   int64         `koanf:"trailing_log_bytes" doc:"bytes of log kept behind a snapshot, so that a follower that was away catches up without a full copy"`
+	DiskReserveBytes   int64         `koanf:"disk_reserve_bytes" doc:"writes are refused with storage_full while the data folder's disk has less free space than this; 0 is no check"`
+	DiskCheckInterval  time.Duration `koanf:"disk_check_interval" doc:"how often the free space is looked at"`
+	TransportTimeout   time.Duration `koanf:"transport_timeout" doc:"limit for one Raft message between nodes; a snapshot gets this much per 256 KiB"`
+	ShutdownTransfer   bool          `koanf:"transfer_on_shutdown" doc:"a leader that stops hands leadership to another voter first"`
+	ReadConfirmTimeout time.Duration `koanf:"read_confirm_timeout" doc:"limit for one round in which the leader asks the others whether it still leads"`
+}
+
+// The log stores.
+const (
+	LogStoreWAL  = "wal"
+	LogStoreBolt = "bolt"
+)
+
+// DefaultConfig is the configuration for nodes in one data centre.
+func DefaultConfig() Config {
+	return Config{
+		LogStore:           LogStoreWAL,
+		HeartbeatTimeout:   time.Second,
+		ElectionTimeout:    time.Second,
+		LeaderLease:        500 * time.Millisecond,
+		CommitTimeout:      4 * time.Millisecond,
+		MaxAppendEntries:   512,
+		MaxAppendBytes:     4 << 20,
+		MaxInflight:        4,
+		MaxPending:         16384,
+		MaxPendingBytes:    64 << 20,
+		LeaderPatience:     10 * time.Second,
+		CacheBytes:         16 << 20,
+		SegmentBytes:       32 << 20,
+		SnapshotLogBytes:   32 << 20,
+		TrailingLogBytes:   64 << 20,
+		DiskReserveBytes:   128 << 20,
+		DiskCheckInterval:  250 * time.Millisecond,
+		TransportTimeout:   10 * time.Second,
+		ShutdownTransfer:   true,
+		ReadConfirmTimeout: time.Second,
+	}
+}
+
+// Validate reports every field that is out of bounds.
+func (c Config) Validate() []error {
+	var out []error
+	bad := func(ok bool, field string, value any, limit string) {
+		if !ok {
+			out = append(out, errs.Invalid(field, value, limit))
+		}
+	}
+	between := func(field string, v, lo, hi int64) {
+		bad(v >= lo && v <= hi, field, v, fmt.Sprintf("%d to %d", lo, hi))
+	}
+	atLeast := func(field string, v, lo time.Duration) {
+		bad(v >= lo, field, v, "at least "+lo.String())
+	}
+	bad(c.LogStore == LogStoreWAL || c.LogStore == LogStoreBolt, "log_store", c.LogStore, "wal or bolt")
+	atLeast("heartbeat_timeout", c.HeartbeatTimeout, 20*time.Millisecond)
+	atLeast("election_timeout", c.ElectionTimeout, c.HeartbeatTimeout)
+	atLeast("leader_lease_timeout", c.LeaderLease, 10*time.Millisecond)
+	bad(c.LeaderLease <= c.HeartbeatTimeout, "leader_lease_timeout", c.LeaderLease, "at most heartbeat_timeout")
+	atLeast("commit_timeout", c.CommitTimeout, time.Millisecond)
+	atLeast("leader_patience", c.LeaderPatience, 10*time.Millisecond)
+	atLeast("transport_timeout", c.TransportTimeout, 100*time.Millisecond)
+	atLeast("disk_check_interval", c.DiskCheckInterval, 10*time.Millisecond)
+	atLeast("read_confirm_timeout", c.ReadConfirmTimeout, 10*time.Millisecond)
+	between("max_append_entries", int64(c.MaxAppendEntries), 1, 1024)
+	between("max_append_bytes", c.MaxAppendBytes, 64<<10, 256<<20)
+	between("max_inflight_entries", int64(c.MaxInflight), 1, 16)
+	between("max_pending_commands", int64(c.MaxPending), 1, 1<<24)
+	between("max_pending_bytes", c.MaxPendingBytes, 1<<20, 1<<40)
+	between("log_cache_bytes", c.CacheBytes, 0, 1<<40)
+	between("wal_segment_bytes", c.SegmentBytes, 64<<10, 1<<30)
+	between("snapshot_log_bytes", c.SnapshotLogBytes, 64<<10, 1<<40)
+	between("trailing_log_bytes", c.TrailingLogBytes, 0, 1<<40)
+	between("disk_reserve_bytes", c.DiskReserveBytes, 0, 1<<50)
+	return out
+}

@@ -45,18 +45,3 @@ type Authorizer interface {
 type AllowAll struct{}
 
 func (AllowAll) Allow(context.Context, Principal, Action, Resource) error { return nil }
-
-type principalKey struct{}
-
-// NewContext and FromContext carry the principal from the door to the service.
-func NewContext(ctx context.Context, p Principal) context.Context {
-	return context.WithValue(ctx, principalKey{}, p)
-}
-
-// FromContext gives the principal, or one named "anonymous" of door "internal".
-func FromContext(ctx context.Context) Principal {
-	if p, ok := ctx.Value(principalKey{}).(Principal); ok {
-		return p
-	}
-	return Principal{Name: "anonymous", Door: "internal"}
-}

@@ -1,0 +1,122 @@
+package httpapi
+
+import (
+	"net"
+	"time"
+
+	"nekoq/services/errs"
+)
+
+// Access log levels of Config.AccessLog.
+const (
+	AccessLogOff    = "off"
+	AccessLogErrors = "errors"
+	AccessLogAll    = "all"
+)
+
+// Config is the [http] section.
+type Config struct {
+	Listen                string        `koanf:"listen" doc:"Address (host:port) of the HTTP door."`
+	MaxBodyBytes          int64         `koanf:"max_body_bytes" doc:"Largest request body in bytes, where a route does not set its own limit."`
+	MaxHeaderBytes        int64         `koanf:"max_header_bytes" doc:"Largest request line and header together, in bytes."`
+	MaxConcurrentRequests int64         `koanf:"max_concurrent_requests" doc:"Requests served at once, waiting long polls and streams not counted; above it 429."`
+	MaxWaiting            int64         `koanf:"max_waiting" doc:"Long polls and event streams that wait at once; above it 429."`
+	RequestTimeout        time.Duration `koanf:"request_timeout" doc:"Longest time for one request; a client shortens it with the Request-Timeout header. Long polls and streams have their own bounds."`
+	MaxWait               time.Duration `koanf:"max_wait" doc:"Longest ?wait= of a long poll."`
+	StreamHeartbeat       time.Duration `koanf:"stream_heartbeat" doc:"Pause after which an idle event stream gets a comment line, so that a dead peer is noticed."`
+	StreamWriteTimeout    time.Duration `koanf:"stream_write_timeout" doc:"Longest time that one write to a stream may take before its slow reader is cut off."`
+	ReadHeaderTimeout     time.Duration `koanf:"read_header_timeout" doc:"Longest time for a client to send its request header."`
+	BodyReadTimeout       time.Duration `koanf:"body_read_timeout" doc:"Longest time for a client to send its request body."`
+	IdleTimeout           time.Duration `koanf:"idle_timeout" doc:"Time after which an idle keep-alive connection is closed."`
+	DrainTimeout          time.Duration `koanf:"drain_timeout" doc:"Longest time that a stop waits for running requests before it cuts them off."`
+	DefaultPageSize       int           `koanf:"default_page_size" doc:"Entries in a list page when the request names no limit."`
+	MaxPageSize           int           `koanf:"max_page_size" doc:"Largest limit of a list page."`
+	AccessLog             string        `koanf:"access_log" doc:"Which requests are logged: off, errors (status 5xx or slower than slow_request), or all."`
+	SlowRequest           time.Duration `koanf:"slow_request" doc:"Requests slower than this are logged as slow even when they succeed; 0 is never."`
+	Gzip                  bool          `koanf:"gzip" doc:"Compress answers for clients that accept gzip."`
+	GzipMinBytes          int64         `koanf:"gzip_min_bytes" doc:"Smallest answer that is compressed, in bytes."`
+	Pprof                 bool          `koanf:"pprof" doc:"Serve Go profiles under /debug/pprof/."`
+}
+
+// DefaultConfig gives the values that are used where nothing is set.
+func DefaultConfig() Config {
+	return Config{
+		Listen:                "127.0.0.1:9310",
+		MaxBodyBytes:          2 << 20,
+		MaxHeaderBytes:        64 << 10,
+		MaxConcurrentRequests: 4096,
+		MaxWaiting:            20000,
+		RequestTimeout:        30 * time.Second,
+		MaxWait:               10 * time.Minute,
+		StreamHeartbeat:       15 * time.Second,
+		StreamWriteTimeout:    10 * time.Second,
+		ReadHeaderTimeout:     10 * time.Second,
+		BodyReadTimeout:       30 * time.Second,
+		IdleTimeout:           2 * time.Minute,
+		DrainTimeout:          15 * time.Second,
+		DefaultPageSize:       100,
+		MaxPageSize:           1000,
+		AccessLog:             AccessLogErrors,
+		SlowRequest:           time.Second,
+		Gzip:                  true,
+		GzipMinBytes:          1024,
+	}
+}
+
+// Validate gives every mistake, each as invalid_argument with the path of the
+// field relative to the section.
+func (c Config) Validate() []error {
+	var out []error
+	bad := func(field string, value any, limit string) {
+		out = append(out, errs.Invalid(field, value, limit))
+	}
+	if _, port, err := net.SplitHostPort(c.Listen); err != nil || port == "" {
+		bad("listen", c.Listen, "host:port, such as 127.0.0.1:9310")
+	}
+	for _, n := range []struct {
+		field string
+		v     int64
+		min   int64
+	}{
+		{"max_body_bytes", c.MaxBodyBytes, 1},
+		{"max_header_bytes", c.MaxHeaderBytes, 1024},
+		{"max_concurrent_requests", c.MaxConcurrentRequests, 1},
+		{"max_waiting", c.MaxWaiting, 1},
+		{"default_page_size", int64(c.DefaultPageSize), 1},
+		{"max_page_size", int64(c.MaxPageSize), 1},
+		{"gzip_min_bytes", c.GzipMinBytes, 0},
+	} {
+		if n.v < n.min {
+			bad(n.field, n.v, "at least "+itoa(n.min))
+		}
+	}
+	for _, d := range []struct {
+		field string
+		v     time.Duration
+	}{
+		{"request_timeout", c.RequestTimeout},
+		{"max_wait", c.MaxWait},
+		{"stream_heartbeat", c.StreamHeartbeat},
+		{"stream_write_timeout", c.StreamWriteTimeout},
+		{"read_header_timeout", c.ReadHeaderTimeout},
+		{"body_read_timeout", c.BodyReadTimeout},
+		{"idle_timeout", c.IdleTimeout},
+		{"drain_timeout", c.DrainTimeout},
+	} {
+		if d.v <= 0 {
+			bad(d.field, d.v, "a duration above 0, such as 30s")
+		}
+	}
+	if c.SlowRequest < 0 {
+		bad("slow_request", c.SlowRequest, "0 or a duration above it")
+	}
+	if c.DefaultPageSize > c.MaxPageSize && c.MaxPageSize > 0 {
+		bad("default_page_size", c.DefaultPageSize, "at most max_page_size = "+itoa(int64(c.MaxPageSize)))
+	}
+	switch c.AccessLog {
+	case AccessLogOff, AccessLogErrors, AccessLogAll:
+	default:
+		bad("access_log", c.AccessLog, "off, errors or all")
+	}
+	return out
+}

@@ -1,5 +1,16 @@
 // Package lifecycle is the dependency graph of a process: what there is, what
 // it needs, in which order it starts and stops.
+//
+// It owns the states of the components and the deadlines of their hooks. A
+// component starts when everything it needs has started (not: is ready, since a
+// node of a cluster is ready only when the others are there too). Stopping has
+// two passes, both from the dependents down: all drain, then all stop. What is
+// independent goes in parallel in all three.
+//
+// A Graph is filled by one goroutine; after Start its methods are safe for
+// concurrent use. Hooks of different components run concurrently, hooks of one
+// never do, except for Ready, which may run beside Drain and Stop. Every package
+// may import it; it imports nothing of NekoQ but errs.
 package lifecycle
 
 import (
@@ -8,9 +19,10 @@ import (
 )
 
 // Component is one service or door. Every hook may be nil. Start returns when
-// the component is started; Ready, polled after Start, says whether it serves
-// (nil) or why not yet; Drain stops taking new work and waits for the running;
-// Stop ends it.
+// the component is started, and cleans up after itself when it fails; Ready,
+// polled after Start, says whether it serves (nil) or why not yet; Drain stops
+// taking new work and waits for the running; Stop ends it. A hook's context ends
+// when the hook returns or its deadline passes: what outlives the hook needs its own.
 type Component struct {
 	Name  string
 	Needs []string

@@ -1,0 +1,98 @@
+package wire
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"nekoq/services/errs"
+)
+
+// keeper finds dead peers: it pings one that has been silent, and reports one
+// that doesn't answer or doesn't take what is written to it. It costs one timer
+// a connection and one atomic store a read.
+type keeper struct {
+	w        *writer
+	interval time.Duration // silence before a ping
+	timeout  time.Duration // for the answer
+	stall    time.Duration // for one write
+	fail     func(error)
+
+	heard  atomic.Bool // since the last tick
+	mu     sync.Mutex
+	timer  *time.Timer
+	closed bool
+	silent time.Duration // since anything was heard, counted in ticks
+	pinged bool
+}
+
+func (k *keeper) period() time.Duration {
+	return max(min(k.interval, k.timeout, k.stall)/2, time.Millisecond)
+}
+
+func (k *keeper) start() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.closed {
+		k.timer = time.AfterFunc(k.period(), k.tick)
+	}
+}
+
+func (k *keeper) stop() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.closed = true
+	if k.timer != nil {
+		k.timer.Stop()
+	}
+}
+
+// noteHeard runs on every read.
+func (k *keeper) noteHeard() {
+	if !k.heard.Load() {
+		k.heard.Store(true)
+	}
+	k.w.heard()
+}
+
+func (k *keeper) tick() {
+	if k.w.stalled(k.stall) {
+		k.fail(errs.New(errs.Unavailable, "the peer took nothing of what was sent for %s", k.stall))
+		return
+	}
+	ping := false
+	k.mu.Lock()
+	switch {
+	case k.closed:
+		k.mu.Unlock()
+		return
+	case k.heard.Swap(false):
+		k.silent, k.pinged = 0, false
+	default:
+		k.silent += k.period()
+	}
+	dead := k.pinged && k.silent >= k.interval+k.timeout
+	if !dead && !k.pinged && k.silent >= k.interval {
+		k.pinged, ping = true, true
+	}
+	k.timer.Reset(k.period())
+	k.mu.Unlock()
+	if dead {
+		k.fail(errs.New(errs.Unavailable, "the peer did not answer a ping within %s", k.timeout))
+		return
+	}
+	if ping {
+		var body [8]byte
+		sendControl(k.w, framePing, 0, body[:])
+	}
+}
+
+// sendControl sends a small frame without waiting for room. A failure shows in
+// the connection's own end.
+func sendControl(w *writer, typ byte, id uint32, body []byte) {
+	if w.begin(nil, true) != nil {
+		return
+	}
+	w.buf = appendFrame(w.buf, typ, id, body)
+	w.end(false)
+}

@@ -1,0 +1,237 @@
+package wire
+
+import (
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"nekoq/services/errs"
+)
+
+const (
+	// highWater is how many bytes wait for a write before senders wait too.
+	highWater = 1 << 20
+	// hardWater ends a connection whose peer makes us answer and doesn't read.
+	hardWater = 16 << 20
+	// inlineBytes bounds what a sender writes itself, and inlineWindow how much
+	// may have been written since the peer was last heard: within both, the
+	// socket's buffer has room, so the write does not block.
+	inlineBytes  = 16 << 10
+	inlineWindow = 64 << 10
+)
+
+// writer combines the frames of many senders into few system calls. A sender
+// appends its frame to buf under mu. A lone one then writes it at once, with no
+// hop to another goroutine; otherwise the flusher takes all that has come
+// together. Writes never overlap: writing is the baton.
+type writer struct {
+	conn net.Conn
+
+	mu      sync.Mutex
+	buf     []byte // not yet handed to a write
+	spare   []byte // the other buffer, nil while it is being written
+	handed  int64  // bytes handed to writes since the start
+	short   int64  // of those, not written by a failed write
+	writing bool
+	err     error         // why begin refuses
+	broken  bool          // a write failed; nothing more is written
+	closing bool          // write what is pending, then close the connection
+	space   chan struct{} // closed when buf falls below highWater; nil if none waits
+
+	wake    chan struct{}
+	stopped chan struct{}
+
+	unheard    atomic.Int64 // bytes written since the peer was last heard
+	writeStart atomic.Int64 // nano() of the write under way, 0 for none
+	onError    func(error)
+}
+
+func newWriter(conn net.Conn, onError func(error)) *writer {
+	w := &writer{
+		conn: conn, onError: onError,
+		wake: make(chan struct{}, 1), stopped: make(chan struct{}),
+	}
+	return w
+}
+
+// begin locks the writer for one frame; the caller appends to w.buf and calls
+// end. It waits while too much is pending, unless it is urgent (control frames
+// of a reader, which must not wait for its own peer). done is the caller's
+// context.
+func (w *writer) begin(done <-chan struct{}, urgent bool) error {
+	w.mu.Lock()
+	for {
+		if w.err != nil {
+			err := w.err
+			w.mu.Unlock()
+			return err
+		}
+		if urgent && len(w.buf) < hardWater {
+			return nil
+		}
+		if urgent {
+			w.mu.Unlock()
+			err := errs.New(errs.ProtocolViolation, "the peer does not read: %d bytes wait for it", hardWater)
+			w.onError(err)
+			return err
+		}
+		if len(w.buf) < highWater {
+			return nil
+		}
+		if w.space == nil {
+			w.space = make(chan struct{})
+		}
+		space := w.space
+		w.mu.Unlock()
+		select {
+		case <-space:
+		case <-w.stopped:
+		case <-done:
+			return errGaveUp
+		}
+		w.mu.Lock()
+	}
+}
+
+// errGaveUp: the caller's context ended before its frame was taken.
+var errGaveUp = errs.New(errs.Canceled, "the caller gave up before the request was sent")
+
+// end unlocks, and sees to it that what was appended gets written. lone says
+// that no other sender is likely to follow at once. It gives the offset of the
+// end of the appended bytes in the outgoing stream (see sent).
+func (w *writer) end(lone bool) int64 {
+	offset := w.handed + int64(len(w.buf))
+	if w.writing {
+		w.mu.Unlock()
+		return offset
+	}
+	w.writing = true
+	if !lone || len(w.buf) > inlineBytes || w.unheard.Load() > inlineWindow {
+		w.mu.Unlock()
+		w.wake <- struct{}{} // has room: only the holder of the baton sends
+		return offset
+	}
+	w.writeOnce()
+	more := len(w.buf) > 0 || w.closing
+	w.writing = more
+	w.mu.Unlock()
+	if more {
+		w.wake <- struct{}{}
+	}
+	return offset
+}
+
+// writeOnce writes what is pending. mu is held on entry and on return, and
+// released meanwhile.
+func (w *writer) writeOnce() {
+	out := w.buf
+	w.buf, w.spare = w.spare[:0], nil
+	w.handed += int64(len(out))
+	if w.space != nil && len(w.buf) < highWater {
+		close(w.space)
+		w.space = nil
+	}
+	w.mu.Unlock()
+	w.unheard.Add(int64(len(out)))
+	w.writeStart.Store(nano())
+	n, err := w.conn.Write(out)
+	w.writeStart.Store(0)
+	if err != nil {
+		w.onError(err)
+	}
+	w.mu.Lock()
+	if err != nil {
+		w.short += int64(len(out) - n)
+		w.broken = true
+		if w.err == nil {
+			w.err = err
+		}
+	}
+	if cap(out) <= keepBuffer {
+		w.spare = out
+	}
+}
+
+// run is the flusher. It ends with stop.
+func (w *writer) run() {
+	for {
+		select {
+		case <-w.wake:
+		case <-w.stopped:
+			return
+		}
+		// Let the senders that are ready to run append first: one system call
+		// for all of them. With none ready this costs some 100 ns.
+		runtime.Gosched()
+		w.mu.Lock()
+		for len(w.buf) > 0 && !w.broken {
+			w.writeOnce()
+		}
+		w.writing = false
+		closing := w.closing
+		w.mu.Unlock()
+		if closing {
+			_ = w.conn.Close() // the reader sees it and ends the rest
+			return
+		}
+	}
+}
+
+// finalWrite bounds the last write of a connection that is being closed.
+const finalWrite = time.Second
+
+// finish writes what is pending and then closes the connection. err is what
+// later senders get.
+func (w *writer) finish(err error) {
+	_ = w.conn.SetWriteDeadline(time.Now().Add(finalWrite))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closing {
+		return
+	}
+	w.closing = true
+	if w.err == nil {
+		w.err = err
+	}
+	if !w.writing {
+		w.writing = true
+		w.wake <- struct{}{}
+	}
+}
+
+// sent tells whether the peer may have got the whole frame that ends at offset.
+// A frame that was cut short is never acted on.
+func (w *writer) sent(offset int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return offset != 0 && offset <= w.handed-w.short
+}
+
+// stop makes begin fail with err and ends the flusher. It may be called again.
+func (w *writer) stop(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err == nil {
+		w.err = err
+	}
+	select {
+	case <-w.stopped:
+	default:
+		close(w.stopped)
+	}
+}
+
+// heard notes that the peer reads and answers.
+func (w *writer) heard() {
+	if w.unheard.Load() != 0 {
+		w.unheard.Store(0)
+	}
+}
+
+// stalled tells whether a write has been under way for longer than limit.
+func (w *writer) stalled(limit time.Duration) bool {
+	start := w.writeStart.Load()
+	return start != 0 && nano()-start > int64(limit)
+}

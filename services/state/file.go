@@ -1,0 +1,266 @@
+package state
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+
+	"nekoq/services/errs"
+)
+
+// The bucket that carries the file's own data beside the tables.
+var (
+	metaBucket = []byte("_meta")
+	metaKey    = []byte("state")
+	confKey    = []byte("raft_configuration")
+)
+
+// meta is the position of the state. One is written with every commit.
+type meta struct {
+	index, term, revision uint64
+	time                  int64
+	chain                 uint64
+	configIndex           uint64
+	config                []byte
+}
+
+const (
+	fileMagic   = "NQSTATE\x00"
+	fileVersion = 1
+	metaBytes   = 8 + 2 + 6*8
+)
+
+func (m *meta) encode() []byte {
+	b := make([]byte, 0, metaBytes)
+	b = append(b, fileMagic...)
+	b = binary.BigEndian.AppendUint16(b, fileVersion)
+	for _, v := range []uint64{m.index, m.term, m.revision, uint64(m.time), m.chain, m.configIndex} {
+		b = binary.BigEndian.AppendUint64(b, v)
+	}
+	return b
+}
+
+func readMeta(tx *bolt.Tx) (meta, error) {
+	b := tx.Bucket(metaBucket)
+	if b == nil {
+		return meta{}, errors.New("it has no format marker")
+	}
+	v := b.Get(metaKey)
+	if len(v) < 10 || string(v[:8]) != fileMagic {
+		return meta{}, errors.New("its format marker is damaged")
+	}
+	if version := binary.BigEndian.Uint16(v[8:]); version != fileVersion {
+		return meta{}, fmt.Errorf("it has format version %d; this program reads version %d", version, fileVersion)
+	}
+	if len(v) != metaBytes {
+		return meta{}, errors.New("its position record is damaged")
+	}
+	n := func(i int) uint64 { return binary.BigEndian.Uint64(v[10+8*i:]) }
+	m := meta{index: n(0), term: n(1), revision: n(2), time: int64(n(3)), chain: n(4), configIndex: n(5)}
+	m.config = append([]byte(nil), b.Get(confKey)...)
+	return m, nil
+}
+
+func writeMeta(tx *bolt.Tx, m *meta) error {
+	b := tx.Bucket(metaBucket)
+	if b == nil {
+		return errors.New("the format marker is gone")
+	}
+	if err := b.Put(metaKey, m.encode()); err != nil {
+		return err
+	}
+	return b.Put(confKey, m.config)
+}
+
+// corrupt is the error of a state file that cannot be read.
+func corrupt(path string, cause error) error {
+	return errs.New(errs.Corrupt, "the state file %s is damaged or not a state file (%v); "+
+		"move it away and let the node join again, or restore a backup", path, cause).Wrap(cause)
+}
+
+// handle is one open bbolt file. The machine and every base hold a reference;
+// the last one closes it.
+type handle struct {
+	db     *bolt.DB
+	file   *os.File // bbolt's own, for its size
+	refs   atomic.Int64
+	closed chan struct{}
+	err    error // of closing; valid when closed
+}
+
+func (h *handle) release() {
+	if h.refs.Add(-1) == 0 {
+		h.err = h.db.Close()
+		close(h.closed)
+	}
+}
+
+// openFile opens path, creates what is missing and reads its position. Every
+// failure, panics of bbolt on damaged pages included, is an *errs.Error.
+func openFile(path string, reg *Registry, cfg *Config, mode Mode, opener func(string, int, os.FileMode) (*os.File, error)) (h *handle, m meta, err error) {
+	var db *bolt.DB
+	defer func() {
+		if p := recover(); p != nil {
+			err = corrupt(path, fmt.Errorf("%v", p))
+		}
+		if err != nil && db != nil {
+			closeQuietly(db)
+			h = nil
+		}
+	}()
+	h = &handle{closed: make(chan struct{})}
+	h.refs.Store(1)
+	if opener == nil {
+		opener = os.OpenFile
+	}
+	db, err = bolt.Open(path, 0o600, &bolt.Options{
+		Timeout:         cfg.LockTimeout,
+		FreelistType:    bolt.FreelistMapType,
+		InitialMmapSize: int(cfg.MmapBytes),
+		MaxSize:         int(cfg.MaxFileBytes),
+		NoSync:          mode == Volatile,
+		NoGrowSync:      mode == Volatile,
+		OpenFile: func(name string, flag int, perm os.FileMode) (*os.File, error) {
+			f, err := opener(name, flag, perm)
+			h.file = f
+			return f, err
+		},
+	})
+	if err != nil {
+		return nil, meta{}, openError(path, err)
+	}
+	if mode == Volatile {
+		db.AllocSize = 1 << 20
+	}
+	h.db = db
+	if err := createMissing(db, reg); err != nil {
+		return nil, meta{}, err
+	}
+	err = db.View(func(tx *bolt.Tx) error {
+		var err error
+		m, err = readMeta(tx)
+		return err
+	})
+	if err != nil {
+		return nil, meta{}, corrupt(path, err)
+	}
+	return h, m, nil
+}
+
+func openError(path string, err error) error {
+	switch {
+	case errors.Is(err, berrors.ErrTimeout):
+		return errs.New(errs.Conflict, "the state file %s is in use by another process; "+
+			"stop it, or give this node its own node.data_dir", path).Wrap(err)
+	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrVersionMismatch), errors.Is(err, berrors.ErrChecksum):
+		return corrupt(path, err)
+	case isFull(err):
+		return errs.New(errs.StorageFull, "the disk of the state file %s is full; make room and start again", path).Wrap(err)
+	}
+	if info, serr := os.Stat(path); serr == nil && info.Mode().IsRegular() && !errors.Is(err, os.ErrPermission) {
+		return corrupt(path, err)
+	}
+	return errs.New(errs.Unavailable, "the state file %s cannot be opened: %v", path, err).Wrap(err)
+}
+
+// createMissing makes the marker of a new file and the tables that it lacks. A
+// file with other buckets and no marker is not ours and is left alone.
+func createMissing(db *bolt.DB, reg *Registry) error {
+	fresh, missing := false, false
+	var err error
+	_ = db.View(func(tx *bolt.Tx) error {
+		if k, _ := tx.Cursor().First(); k == nil {
+			fresh = true
+		} else if _, err = readMeta(tx); err != nil {
+			err = corrupt(db.Path(), err)
+		}
+		for _, t := range reg.tables {
+			missing = missing || tx.Bucket(t.bucket) == nil
+		}
+		return nil
+	})
+	if err != nil || !fresh && !missing {
+		return err
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		if fresh {
+			if _, err := tx.CreateBucket(metaBucket); err != nil {
+				return err
+			}
+			if err := writeMeta(tx, &meta{}); err != nil {
+				return err
+			}
+		}
+		for _, t := range reg.tables {
+			if _, err := tx.CreateBucketIfNotExists(t.bucket); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return openError(db.Path(), err)
+	}
+	return nil
+}
+
+// closeQuietly closes a file that failed to open fully. After a panic inside a
+// bbolt transaction its locks may be held, so it does not wait for ever.
+func closeQuietly(db *bolt.DB) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() { _ = recover() }()
+		_ = db.Close()
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Second):
+	}
+}
+
+// base is a read transaction of the file, shared by generations and counted.
+// bbolt's Bucket.Get and Cursor only read on a read-only transaction (their
+// counters are atomic), so any number of goroutines may share it.
+type base struct {
+	h       *handle
+	tx      *bolt.Tx
+	reg     *Registry
+	buckets []atomic.Pointer[bolt.Bucket]
+	refs    atomic.Int64
+}
+
+// newBase begins a read transaction; it has one reference.
+func newBase(h *handle, reg *Registry) (*base, error) {
+	tx, err := h.db.Begin(false)
+	if err != nil {
+		return nil, err
+	}
+	h.refs.Add(1)
+	b := &base{h: h, tx: tx, reg: reg, buckets: make([]atomic.Pointer[bolt.Bucket], len(reg.tables))}
+	b.refs.Store(1)
+	return b, nil
+}
+
+// bucket returns the table's bucket, looked up once.
+func (b *base) bucket(slot int) *bolt.Bucket {
+	if p := b.buckets[slot].Load(); p != nil {
+		return p
+	}
+	p := b.tx.Bucket(b.reg.tables[slot].bucket)
+	b.buckets[slot].Store(p)
+	return p
+}
+
+func (b *base) release() {
+	if b.refs.Add(-1) == 0 {
+		_ = b.tx.Rollback()
+		b.h.release()
+	}
+}

@@ -28,8 +28,8 @@ func humaError(op *huma.Operation, status int, msg string, list []error) *errs.E
 	case http.StatusRequestEntityTooLarge:
 		return errs.New(errs.TooLarge, "%s", msg)
 	case http.StatusUnsupportedMediaType:
-		return errs.New(errs.UnsupportedMedia, "the body's content type is not supported: want %s", bodyTypes(op)).
-			With(errs.Detail{Field: "Content-Type", Limit: bodyTypes(op)})
+		return errs.New(errs.UnsupportedMedia, "the body's content type is not supported: want Content-Type: %s", bodyTypes(op)).
+			With(errs.Detail{Field: "Content-Type", Limit: bodyTypes(op), Help: "curl: -H 'Content-Type: application/json', or --json"})
 	case http.StatusNotAcceptable:
 		return errs.New(errs.NotAcceptable, "none of the accepted content types can be served").
 			With(errs.Detail{Field: "Accept", Limit: "application/json"})
@@ -63,6 +63,7 @@ func invalidInput(op *huma.Operation, msg string, list []error) *errs.Error {
 	code := errs.InvalidArgument
 	var details []errs.Detail
 	var says []string
+	slices.SortStableFunc(list, unknownFirst)
 	for _, err := range list {
 		d, ok := errors.AsType[*huma.ErrorDetail](err)
 		if !ok {
@@ -94,11 +95,21 @@ func invalidInput(op *huma.Operation, msg string, list []error) *errs.Error {
 	return e
 }
 
+// unknownFirst puts misspelt names first: a missing field is often just one.
+func unknownFirst(a, b error) int { return rank(a) - rank(b) }
+
+func rank(err error) int {
+	if d, ok := errors.AsType[*huma.ErrorDetail](err); ok && d.Message == validation.MsgUnexpectedProperty {
+		return 0
+	}
+	return 1
+}
+
 func invalidText(d errs.Detail) string {
 	if d.Value == "" {
 		return d.Field + ": " + d.Limit
 	}
-	return fmt.Sprintf("%s: %s is not valid: %s", d.Field, shorten(d.Value), d.Limit)
+	return fmt.Sprintf("%s: %q is not valid: %s", d.Field, shorten(d.Value), d.Limit)
 }
 
 func unknownText(d errs.Detail) string {
@@ -118,7 +129,7 @@ func detailOf(op *huma.Operation, d *huma.ErrorDetail) errs.Detail {
 			break
 		}
 	}
-	det := errs.Detail{Field: field, Value: valueText(d.Value), Limit: d.Message}
+	det := errs.Detail{Field: field, Value: valueText(d.Value), Limit: wanted(d.Message)}
 	if name, ok := strings.CutPrefix(d.Message, "expected required property "); ok {
 		name = strings.TrimSuffix(name, " to be present")
 		if field == "body" {
@@ -131,8 +142,8 @@ func detailOf(op *huma.Operation, d *huma.ErrorDetail) errs.Detail {
 	if strings.HasPrefix(d.Message, "required ") && strings.HasSuffix(d.Message, " parameter is missing") {
 		det.Limit = "missing, and it is required"
 	}
-	if field == "body" && d.Location == "body" && det.Value != "" {
-		det.Limit = "not valid JSON: " + d.Message
+	if text, ok := d.Value.(string); ok && d.Location == "body" && d.Message != validation.MsgExpectedObject && d.Message != validation.MsgExpectedArray {
+		det.Value, det.Limit = "", bodyFault(text, d.Message)
 	}
 	if d.Message == validation.MsgUnexpectedProperty {
 		parent, name := "", field
@@ -150,6 +161,14 @@ func detailOf(op *huma.Operation, d *huma.ErrorDetail) errs.Detail {
 	return det
 }
 
+// wanted turns the validator's sentences into the form of errs.Invalid.
+func wanted(message string) string {
+	if rest, ok := strings.CutPrefix(message, "expected "); ok {
+		return "want " + strings.TrimPrefix(rest, "string to be ")
+	}
+	return message
+}
+
 func valueText(v any) string {
 	switch v := v.(type) {
 	case nil:
@@ -164,7 +183,7 @@ func valueText(v any) string {
 	return string(b)
 }
 
-// schemas resolves references while a document is being read; set by New.
+// schemaSource resolves references; huma's registry is one.
 type schemaSource interface {
 	SchemaFromRef(ref string) *huma.Schema
 }

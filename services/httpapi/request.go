@@ -23,8 +23,9 @@ type request struct {
 	principal auth.Principal
 	start     time.Time
 	deadline  time.Time
-	asked     bool  // the client set the deadline by the Request-Timeout header
-	cause     error // first server-side error, for the access log; handler's goroutine only
+	asked     bool             // the client set the deadline by the Request-Timeout header
+	endSpan   func(status int) // nil when tracing is off
+	cause     error            // first server-side error, for the access log; handler's goroutine only
 
 	mu     sync.Mutex
 	inner  context.Context // made by the first Done

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -87,7 +88,9 @@ func Register[I, O any](s *Server, op huma.Operation, access Access, h func(cont
 	rt := s.newRoute(&op, access, opts)
 	op.MaxBodyBytes = -1    // the server's own limit counts
 	op.BodyReadTimeout = -1 // likewise
+	s.documentProblem(&op)
 	s.adapter.pending = rt
+	defer s.patchStrings()
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := h(ctx, in)
 		if err != nil {
@@ -170,13 +173,7 @@ func splitPath(p string) (doc, forGin string) {
 
 // documentRaw puts a hand-written operation into the document.
 func (s *Server) documentRaw(op *huma.Operation) {
-	if op.Responses == nil {
-		op.Responses = map[string]*huma.Response{}
-	}
-	op.Responses["default"] = &huma.Response{
-		Description: "Error",
-		Content:     map[string]*huma.MediaType{ProblemType: {Schema: s.problemSchema}},
-	}
+	s.documentProblem(op)
 	for _, p := range op.Parameters {
 		if p.In == "path" {
 			p.Required = true
@@ -185,6 +182,29 @@ func (s *Server) documentRaw(op *huma.Operation) {
 	if !op.Hidden {
 		s.api.OpenAPI().AddOperation(op)
 	}
+}
+
+func (s *Server) documentProblem(op *huma.Operation) {
+	if op.Responses == nil {
+		op.Responses = map[string]*huma.Response{}
+	}
+	op.Responses["default"] = &huma.Response{
+		Description: "Error: a problem document (RFC 9457)",
+		Content:     map[string]*huma.MediaType{ProblemType: {Schema: s.problemSchema}},
+	}
+}
+
+// Schema gives the document's schema of T, for the hand-written operation of a
+// Raw route.
+func Schema[T any](s *Server) *huma.Schema {
+	sc := s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[T](), true, "")
+	s.patchStrings()
+	return sc
+}
+
+// JSON documents a JSON answer of type T of a Raw route.
+func JSON[T any](s *Server, description string) *huma.Response {
+	return &huma.Response{Description: description, Content: map[string]*huma.MediaType{"application/json": {Schema: Schema[T](s)}}}
 }
 
 // mount hangs the route into gin.

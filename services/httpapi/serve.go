@@ -1,9 +1,11 @@
 package httpapi
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -47,6 +49,9 @@ func (s *Server) wrap(rt *route, h gin.HandlerFunc) gin.HandlerFunc {
 		if rt.timeout > 0 {
 			r.deadline = r.start.Add(rt.timeout)
 		}
+		if s.tracing != nil {
+			r.parent, r.endSpan = s.tracing.Request(r.parent, c.Request, rt.path)
+		}
 		admitted := s.enter()
 		defer s.finish(c, r, admitted == nil)
 		c.Request = c.Request.WithContext(r)
@@ -56,10 +61,6 @@ func (s *Server) wrap(rt *route, h gin.HandlerFunc) gin.HandlerFunc {
 		}
 		if err := s.check(c, r); err != nil {
 			Fail(c, err)
-			return
-		}
-		if s.tracing != nil {
-			s.traced(c, r, h)
 			return
 		}
 		h(c)
@@ -241,29 +242,49 @@ func (b *body) Read(p []byte) (int, error) {
 
 // finish ends a request: answers a panic, counts, logs.
 func (s *Server) finish(c *gin.Context, r *request, counted bool) {
+	abort := false
 	if p := recover(); p != nil {
-		s.panicked(c, r, p)
+		abort = s.panicked(c, r, p)
 	}
 	r.end()
 	took := time.Since(r.start)
 	status := c.Writer.Status()
 	r.route.metrics.Observe(status, took)
-	s.logAccess(c, r, status, took)
-	if !counted {
-		return
+	if r.endSpan != nil {
+		r.endSpan(status)
 	}
-	if r.parked {
-		s.leave(&s.waiting)
-	} else {
-		s.leave(&s.active)
+	s.logAccess(c, r, status, took)
+	if counted {
+		if r.parked {
+			s.leave(&s.waiting)
+		} else {
+			s.leave(&s.active)
+		}
+	}
+	if abort {
+		// Half an answer is out: cutting the connection is the only way left to
+		// tell the client that it is not whole.
+		panic(http.ErrAbortHandler)
 	}
 }
 
-func (s *Server) panicked(c *gin.Context, r *request, p any) {
-	if p == http.ErrAbortHandler {
-		panic(p)
+// panicked answers and logs a handler's panic; true when the answer had begun.
+func (s *Server) panicked(c *gin.Context, r *request, p any) (abort bool) {
+	err, isErr := p.(error)
+	if isErr && errors.Is(err, http.ErrAbortHandler) {
+		return true
+	}
+	if _, gone := errors.AsType[*net.OpError](err); isErr && gone {
+		// huma panics when an answer cannot be written; a client that went away
+		// is no defect of ours.
+		r.cause = err
+		return true
 	}
 	s.log.Error("panic in a request", slog.String("request_id", r.id), slog.String("method", c.Request.Method),
 		slog.String("route", r.route.path), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
-	Fail(c, errs.New(errs.Internal, "internal error").Wrap(fmt.Errorf("panic: %v", p)))
+	if c.Writer.Written() {
+		return true
+	}
+	Fail(c, errs.New(errs.Internal, "internal error; the server's log has it under request id %s", r.id).Wrap(fmt.Errorf("panic: %v", p)))
+	return false
 }

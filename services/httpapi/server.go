@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/gin-gonic/gin"
@@ -61,6 +62,8 @@ type Server struct {
 	drainCancel     context.CancelCauseFunc
 	idle            chan struct{} // poked when a request ends during the drain
 
+	patched map[string]bool // schemas whose ",string" fields are documented as such
+
 	specMu sync.Mutex
 	spec   []byte // nil after a route was added
 
@@ -83,7 +86,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, log: deps.Log, access: deps.AccessLog, authz: deps.Auth,
-		idle: make(chan struct{}, 1), failed: make(chan error, 1),
+		idle: make(chan struct{}, 1), failed: make(chan error, 1), patched: map[string]bool{},
 	}
 	if s.log == nil {
 		s.log = slog.Default()
@@ -156,10 +159,10 @@ func (s *Server) newAPI(version string) {
 			Info:       &huma.Info{Title: "NekoQ", Version: version, Description: "Errors are problem documents (RFC 9457); 64-bit ids are strings."},
 			Components: &huma.Components{Schemas: registry},
 		},
-		Formats:       map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat},
+		Formats:       map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat},
 		DefaultFormat: "application/json",
 	}, s.adapter)
-	s.problemSchema = huma.SchemaFromType(registry, problemGoType)
+	s.problemSchema = registry.Schema(problemGoType, true, "Problem")
 }
 
 // Engine gives the gin engine, for what neither Register nor Raw can express.
@@ -250,22 +253,38 @@ func rootOf(err error) error {
 func (s *Server) Drain(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.DrainTimeout)
 	defer cancel()
-	s.drainCancel(errStopping)
 	s.draining.Store(true)
+	s.drainCancel(errStopping)
 	s.mu.Lock()
 	srv := s.srv
 	s.mu.Unlock()
+	closed := make(chan error, 1)
 	if srv != nil {
-		if err := srv.Shutdown(ctx); err != nil {
-			return s.drainMissed(err)
-		}
+		go func() { closed <- srv.Shutdown(ctx) }()
+	} else {
+		closed <- nil
 	}
 	for s.active.Load()+s.waiting.Load() > 0 {
 		select {
 		case <-s.idle:
 		case <-ctx.Done():
+			<-closed
 			return s.drainMissed(ctx.Err())
 		}
+	}
+	// Every handler is through. What Shutdown may still wait for is the last
+	// buffer of an answer, or a connection that never sent a request: the latter
+	// would cost five seconds, so it doesn't get them.
+	grace := time.NewTimer(time.Second)
+	defer grace.Stop()
+	select {
+	case err := <-closed:
+		if err != nil {
+			return s.drainMissed(err)
+		}
+	case <-grace.C:
+		cancel()
+		<-closed
 	}
 	return nil
 }

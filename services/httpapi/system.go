@@ -97,12 +97,21 @@ func (s *Server) serveDocument(c *gin.Context) {
 }
 
 func (s *Server) pprofRoutes() {
-	for path, h := range map[string]http.HandlerFunc{
-		"/debug/pprof/{name...}": pprof.Index,
-	} {
-		Raw(s, huma.Operation{OperationID: "pprof", Method: "GET", Path: path, Hidden: true}, On(auth.Admin, "system", "pprof"),
-			gin.WrapF(h), AnyQuery(), Timeout(0))
-	}
+	Raw(s, huma.Operation{OperationID: "pprof", Method: "GET", Path: "/debug/pprof/{name...}", Hidden: true},
+		On(auth.Admin, "system", "pprof"), func(c *gin.Context) {
+			h := http.HandlerFunc(pprof.Index)
+			switch Param(c, "name") {
+			case "cmdline":
+				h = pprof.Cmdline
+			case "profile":
+				h = pprof.Profile
+			case "symbol":
+				h = pprof.Symbol
+			case "trace":
+				h = pprof.Trace
+			}
+			h(c.Writer, c.Request)
+		}, AnyQuery(), Timeout(0))
 }
 
 func (s *Server) logAccess(c *gin.Context, r *request, status int, took time.Duration) {
@@ -126,11 +135,4 @@ func (s *Server) logAccess(c *gin.Context, r *request, status int, took time.Dur
 	s.access.LogAttrs(ctx, level, "request", slog.String("request_id", r.id), slog.String("method", c.Request.Method),
 		slog.String("path", r.path), slog.Int("status", status), slog.Int("bytes", max(c.Writer.Size(), 0)),
 		slog.Duration("took", took), slog.String("remote", c.Request.RemoteAddr))
-}
-
-func (s *Server) traced(c *gin.Context, r *request, h gin.HandlerFunc) {
-	ctx, end := s.tracing.Request(r.parent, c.Request, r.route.path)
-	r.parent = ctx
-	h(c)
-	end(c.Writer.Status())
 }

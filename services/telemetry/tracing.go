@@ -2,13 +2,19 @@ package telemetry
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+
+	"nekoq/services/errs"
 )
 
 // Tracing makes spans. A nil *Tracing is off.
@@ -36,4 +42,48 @@ func (t *Tracing) Request(ctx context.Context, r *http.Request, route string) (c
 		}
 		span.End()
 	}
+}
+
+// Start begins a span inside of a request or a background job. When tracing is
+// off it gives back ctx and a function that does nothing.
+func (t *Tracing) Start(ctx context.Context, name string, attrs ...attribute.KeyValue) (context.Context, func(error)) {
+	if !t.Enabled() {
+		return ctx, func(error) {}
+	}
+	ctx, span := t.tracer.Start(ctx, name, trace.WithAttributes(attrs...))
+	return ctx, func(err error) {
+		if err != nil {
+			span.RecordError(err)
+			span.SetStatus(codes.Error, err.Error())
+		}
+		span.End()
+	}
+}
+
+func newTracing(ctx context.Context, cfg Config, info Info, log *slog.Logger) (*Tracing, error) {
+	if cfg.TraceEndpoint == "" {
+		return nil, nil
+	}
+	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(cfg.TraceEndpoint), otlptracehttp.WithTimeout(cfg.TraceTimeout))
+	if err != nil {
+		return nil, errs.Invalid("trace_endpoint", cfg.TraceEndpoint, "an OTLP/HTTP address that can be used").Wrap(err)
+	}
+	// The SDK reports a collector that cannot be reached through this one global
+	// hook; without it the text would go to stderr past the log.
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("tracing", slog.Any("err", err)) }))
+	provider := sdktrace.NewTracerProvider(
+		sdktrace.WithBatcher(exporter),
+		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(cfg.TraceSampleRatio))),
+		sdktrace.WithResource(resource.NewSchemaless(
+			attribute.String("service.name", "nekoq"), attribute.String("service.version", info.Version),
+			attribute.String("service.instance.id", info.NodeID))),
+	)
+	return &Tracing{provider: provider, tracer: provider.Tracer("nekoq")}, nil
+}
+
+func (t *Tracing) shutdown(ctx context.Context) error {
+	if !t.Enabled() {
+		return nil
+	}
+	return t.provider.Shutdown(ctx)
 }

@@ -1,0 +1,363 @@
+// Package lease gives TTLs that survive changes of the leader, shared by all
+// services: warehouse keys, locks, registrations, job runs, worker numbers.
+//
+// It owns the leader's loop, which advances the replicated lease clock and
+// proposes the expiry of what has come up; the replicated part, and the proof that
+// no lease ends early, is package leasetable. The loop measures monotonic time
+// only, so a step of the wall clock moves no deadline.
+//
+// A Service is safe for concurrent use. Product services that hand leases to their
+// users, and the composition, import it; appliers import leasetable.
+package lease
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"nekoq/services/auth"
+	"nekoq/services/clock"
+	"nekoq/services/command"
+	"nekoq/services/errs"
+	"nekoq/services/lease/leasetable"
+	"nekoq/services/replica"
+	"nekoq/services/state"
+)
+
+// Register declares the tables and appliers of leases. The services whose keys hang
+// on leases take what it returns in their own Register.
+func Register(reg *state.Registry) *leasetable.Owners { return leasetable.Register(reg) }
+
+// Config is the [lease] section.
+type Config struct {
+	Tick            time.Duration `koanf:"tick" doc:"How often the leader advances the lease clock while leases exist. A lease ends late by at most 800ms, one tick and the time without a leader; never early."`
+	ExpireBatch     int           `koanf:"expire_batch" doc:"Leases that one command of the expiry looks at."`
+	ExpireParallel  int           `koanf:"expire_parallel" doc:"Expiry commands under way at once while many leases end together."`
+	ProposalTimeout time.Duration `koanf:"proposal_timeout" doc:"Longest time that the leader waits for one of its own commands before it looks again."`
+}
+
+// DefaultConfig gives the values that are used where nothing is set.
+func DefaultConfig() Config {
+	return Config{Tick: 200 * time.Millisecond, ExpireBatch: 256, ExpireParallel: 4, ProposalTimeout: 5 * time.Second}
+}
+
+// Validate gives every mistake, each with the path of the field relative to the
+// section.
+func (c Config) Validate() []error {
+	var out []error
+	if c.Tick < 10*time.Millisecond || c.Tick > leasetable.MaxStep*time.Millisecond {
+		out = append(out, errs.Invalid("tick", c.Tick, "10ms to 400ms"))
+	}
+	if c.ExpireBatch < 1 || c.ExpireBatch > leasetable.MaxExpire {
+		out = append(out, errs.Invalid("expire_batch", c.ExpireBatch, "1 to 512 leases"))
+	}
+	if c.ExpireParallel < 1 || c.ExpireParallel > 64 {
+		out = append(out, errs.Invalid("expire_parallel", c.ExpireParallel, "1 to 64"))
+	}
+	if c.ProposalTimeout < 100*time.Millisecond || c.ProposalTimeout > time.Minute {
+		out = append(out, errs.Invalid("proposal_timeout", c.ProposalTimeout, "100ms to 1m"))
+	}
+	return out
+}
+
+// Deps are what a Service is wired to.
+type Deps struct {
+	Replica replica.Replica
+	Clock   clock.Clock           // nil is the system's
+	Logger  *slog.Logger          // nil discards
+	Metrics prometheus.Registerer // nil is none
+}
+
+// Service grants and ends leases.
+type Service struct {
+	replica replica.Replica
+	clock   clock.Clock
+	log     *slog.Logger
+	cfg     Config
+	metrics metrics
+}
+
+// New makes the service and hangs its loop on the leadership. It is called before
+// the replica starts.
+func New(d Deps, cfg Config) (*Service, error) {
+	if bad := cfg.Validate(); len(bad) > 0 {
+		return nil, errors.Join(bad...)
+	}
+	s := &Service{replica: d.Replica, clock: d.Clock, log: d.Logger, cfg: cfg, metrics: newMetrics(d.Metrics)}
+	if s.clock == nil {
+		s.clock = clock.System()
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.replica.OnLeader("lease clock", s.lead)
+	return s, nil
+}
+
+// Info describes a lease.
+type Info struct {
+	ID        uint64
+	TTL       time.Duration // as granted
+	Remaining time.Duration
+	Revision  uint64 // store revision of the grant: a fencing token
+	Meta      []byte
+	Keys      []Key // when asked for
+}
+
+// Key is one attached key.
+type Key struct {
+	Owner leasetable.Owner
+	Key   []byte
+}
+
+// Grant makes a lease. id 0 lets the server choose one.
+func (s *Service) Grant(ctx context.Context, id uint64, ttl time.Duration, meta []byte) (Info, error) {
+	ms, err := millis(ttl)
+	if err != nil {
+		return Info{}, err
+	}
+	if id == 0 {
+		id = rand.Uint64N(1<<62-1) + 1 // the upper half is for those that the state chooses
+	}
+	g := leasetable.Grant{ID: id, TTL: ms, Meta: meta}
+	res, err := s.propose(ctx, leasetable.KindGrant, leasetable.AppendGrant(nil, g))
+	if err != nil {
+		return Info{}, err
+	}
+	return answered(res)
+}
+
+// KeepAlive gives a lease its whole TTL again.
+func (s *Service) KeepAlive(ctx context.Context, id uint64) (Info, error) {
+	res, err := s.propose(ctx, leasetable.KindRenew, leasetable.AppendID(nil, id))
+	if err != nil {
+		return Info{}, err
+	}
+	return answered(res)
+}
+
+// Revoke ends a lease and deletes what hangs on it.
+func (s *Service) Revoke(ctx context.Context, id uint64) (revision uint64, err error) {
+	res, err := s.propose(ctx, leasetable.KindRevoke, leasetable.AppendID(nil, id))
+	return res.Revision, err
+}
+
+// TimeToLive tells how long a lease has left, with its keys if asked for.
+func (s *Service) TimeToLive(ctx context.Context, id uint64, c replica.Consistency, keys bool) (Info, error) {
+	v, _, err := s.replica.View(ctx, c)
+	if err != nil {
+		return Info{}, err
+	}
+	defer v.Release()
+	l, ok := leasetable.Find(v, id)
+	if !ok {
+		return Info{}, leasetable.ErrNotFound(id)
+	}
+	_, now := leasetable.Clock(v)
+	info := describe(l, now)
+	if keys {
+		leasetable.Keys(v, id, func(o leasetable.Owner, key []byte) bool {
+			info.Keys = append(info.Keys, Key{Owner: o, Key: append([]byte(nil), key...)})
+			return true
+		})
+	}
+	return info, nil
+}
+
+// List gives up to limit leases with ids from from on, in id order, without those
+// that belong to single keys.
+func (s *Service) List(ctx context.Context, from uint64, limit int, c replica.Consistency) (leases []Info, more bool, err error) {
+	if limit < 1 || limit > 10_000 {
+		return nil, false, errs.Invalid("limit", limit, "1 to 10000")
+	}
+	v, _, err := s.replica.View(ctx, c)
+	if err != nil {
+		return nil, false, err
+	}
+	defer v.Release()
+	_, now := leasetable.Clock(v)
+	leasetable.List(v, from, func(l leasetable.Lease) bool {
+		if l.Auto {
+			return true
+		}
+		if len(leases) == limit {
+			more = true
+			return false
+		}
+		leases = append(leases, describe(l, now))
+		return true
+	})
+	return leases, more, nil
+}
+
+func describe(l leasetable.Lease, now uint64) Info {
+	return Info{
+		ID: l.ID, TTL: time.Duration(l.TTL) * time.Millisecond,
+		Remaining: time.Duration(l.Remaining(now)) * time.Millisecond,
+		Revision:  l.Granted, Meta: append([]byte(nil), l.Meta...),
+	}
+}
+
+func answered(res replica.Result) (Info, error) {
+	l, err := leasetable.DecodeResult(res.Data)
+	if err != nil {
+		return Info{}, errs.New(errs.Internal, "internal error").Wrap(err)
+	}
+	ttl := time.Duration(l.TTL) * time.Millisecond
+	return Info{ID: l.ID, TTL: ttl, Remaining: ttl, Revision: l.Granted}, nil
+}
+
+// millis gives a TTL in whole milliseconds, rounded up: a lease never ends early.
+func millis(ttl time.Duration) (uint64, error) {
+	if ttl < 0 {
+		return 0, errs.Invalid("ttl", ttl, "1s to 9000000000s")
+	}
+	ms := uint64((ttl + time.Millisecond - 1) / time.Millisecond)
+	return ms, leasetable.CheckTTL(ms)
+}
+
+func (s *Service) propose(ctx context.Context, kind command.Kind, payload []byte) (replica.Result, error) {
+	a := auth.FromContext(ctx).Actor()
+	return s.replica.Propose(ctx, command.Command{
+		Kind: kind, RequestID: command.RequestIDFrom(ctx), Actor: a[:min(len(a), 255)], Payload: payload,
+	})
+}
+
+// lead is the leader's loop. It knows the step of the clock that it saw last and
+// when it looked: the time since belongs to the next step. When another node's step
+// came between, the measurement is thrown away and starts anew from now.
+func (s *Service) lead(ctx context.Context, term uint64) {
+	tick := s.clock.NewTicker(s.cfg.Tick)
+	defer tick.Stop()
+	step, _, _ := s.look(ctx)
+	since := s.clock.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C():
+		}
+		now := s.clock.Now()
+		seen, leases, err := s.look(ctx)
+		if err != nil {
+			continue
+		}
+		if !leases || seen != step {
+			step, since = seen, now
+			continue
+		}
+		if err := s.advance(ctx, step, now.Sub(since)); err != nil {
+			s.failed(ctx, "advancing the lease clock", err)
+			step, _, _ = s.look(ctx)
+			since = s.clock.Now()
+			continue
+		}
+		step, since = step+1, now
+		s.expire(ctx)
+	}
+}
+
+// look gives the last step that this node has applied, and whether leases exist.
+func (s *Service) look(ctx context.Context) (step uint64, leases bool, err error) {
+	v, _, err := s.replica.View(ctx, replica.Stale)
+	if err != nil {
+		return 0, false, err
+	}
+	defer v.Release()
+	step, _ = leasetable.Clock(v)
+	return step, leasetable.Any(v), nil
+}
+
+func (s *Service) advance(ctx context.Context, after uint64, elapsed time.Duration) error {
+	ctx, stop := context.WithTimeout(ctx, s.cfg.ProposalTimeout)
+	defer stop()
+	ms := max(elapsed.Milliseconds(), 0)
+	if ms > leasetable.MaxStep {
+		s.metrics.lost.Add(float64(ms-leasetable.MaxStep) / 1000)
+		ms = leasetable.MaxStep
+	}
+	_, err := s.propose(internal(ctx), leasetable.KindStep, leasetable.AppendStep(nil, after, uint64(ms)))
+	if err == nil {
+		s.metrics.steps.Inc()
+	}
+	return err
+}
+
+// expire proposes the end of what has come up, several commands at a time once the
+// first has shown that there is more.
+func (s *Service) expire(ctx context.Context) {
+	if !s.due(ctx) {
+		return
+	}
+	for workers := 1; ctx.Err() == nil; workers = s.cfg.ExpireParallel {
+		var wg sync.WaitGroup
+		more := make([]bool, workers)
+		for i := range workers {
+			wg.Go(func() { more[i] = s.expireOnce(ctx) })
+		}
+		wg.Wait()
+		for _, m := range more {
+			if !m {
+				return
+			}
+		}
+	}
+}
+
+func (s *Service) due(ctx context.Context) bool {
+	v, _, err := s.replica.View(ctx, replica.Stale)
+	if err != nil {
+		return false
+	}
+	defer v.Release()
+	return leasetable.Due(v)
+}
+
+func (s *Service) expireOnce(ctx context.Context) (more bool) {
+	ctx, stop := context.WithTimeout(ctx, s.cfg.ProposalTimeout)
+	defer stop()
+	res, err := s.propose(internal(ctx), leasetable.KindExpire, leasetable.AppendExpire(nil, s.cfg.ExpireBatch))
+	if err != nil {
+		s.failed(ctx, "expiring leases", err)
+		return false
+	}
+	e, err := leasetable.DecodeExpired(res.Data)
+	if err != nil {
+		s.failed(ctx, "expiring leases", err)
+		return false
+	}
+	s.metrics.expired.Add(float64(e.Leases))
+	return e.More
+}
+
+func (s *Service) failed(ctx context.Context, doing string, err error) {
+	if ctx.Err() == nil && !errs.Has(err, errs.Conflict) {
+		s.log.Warn("lease: "+doing+" failed and will be tried again", "error", err)
+	}
+}
+
+// internal names the loop as the actor.
+func internal(ctx context.Context) context.Context {
+	return auth.NewContext(ctx, auth.Principal{Name: "lease", Door: "internal"})
+}
+
+type metrics struct {
+	steps, expired, lost prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) metrics {
+	m := metrics{
+		steps:   prometheus.NewCounter(prometheus.CounterOpts{Name: "nekoq_lease_clock_steps_total", Help: "Steps of the lease clock that this node made as leader."}),
+		expired: prometheus.NewCounter(prometheus.CounterOpts{Name: "nekoq_lease_expired_total", Help: "Leases that this node expired as leader."}),
+		lost:    prometheus.NewCounter(prometheus.CounterOpts{Name: "nekoq_lease_clock_lost_seconds_total", Help: "Time that the lease clock left out because a step took too long; leases end that much later."}),
+	}
+	if reg != nil {
+		reg.MustRegister(m.steps, m.expired, m.lost)
+	}
+	return m
+}

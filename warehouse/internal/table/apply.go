@@ -1,0 +1,422 @@
+package table
+
+import (
+	"strconv"
+
+	"nekoq/services/command"
+	"nekoq/services/errs"
+	"nekoq/services/lease/leasetable"
+	"nekoq/services/state"
+	"nekoq/services/watch"
+)
+
+// Change is the event of watch.TopicKV. Row is the record as it stands in the
+// table, nil when it is larger than MaxEventRow: who wants it reads it from the
+// history, so that a full event ring stays small.
+type Change struct {
+	Kind     ChangeKind
+	Sub      uint32
+	Revision uint64 // key revision
+	Prev     uint64 // mod revision before; 0 for none
+	Key      []byte
+	Row      []byte
+}
+
+// MaxEventRow is the largest record that an event carries, in bytes.
+const MaxEventRow = 8 << 10
+
+// Register declares warehouse's tables and appliers and its part in the end of a
+// lease.
+func Register(reg *state.Registry, leases *leasetable.Owners) {
+	reg.Table(TableKV, "warehouse_kv")
+	reg.Table(TableHist, "warehouse_hist")
+	reg.Table(TableLog, "warehouse_log")
+	reg.Table(TableMeta, "warehouse_meta")
+	reg.Handle(KindPut, "warehouse_put", 1, applyPut)
+	reg.Handle(KindDelete, "warehouse_delete", 1, applyDelete)
+	reg.Handle(KindCompact, "warehouse_compact", 1, applyCompact)
+	reg.Handle(KindSweep, "warehouse_sweep", 1, applySweep)
+	leases.OnRevoke(leasetable.OwnerWarehouse, leaseEnded)
+}
+
+// writer changes keys within one write transaction: all changes share one key
+// revision.
+type writer struct {
+	tx    *state.Tx
+	meta  Meta // as it will be; Revision is this transaction's
+	time  int64
+	actor string
+	sub   uint32
+}
+
+func newWriter(tx *state.Tx, time int64, actor string) (writer, error) {
+	m, err := ReadMeta(tx)
+	m.Revision++
+	return writer{tx: tx, meta: m, time: time, actor: actor}, err
+}
+
+// finish writes what all changes share. It is called once when something changed.
+func (w *writer) finish() { w.tx.Put(TableMeta, metaKey, w.meta.encode()) }
+
+// put writes a record over old, the key's row (nil for none). All rows stand in
+// one allocation.
+func (w *writer) put(key, value []byte, lease uint64, old []byte, prev *Record) Record {
+	r := Record{
+		CreateRevision: w.meta.Revision, ModRevision: w.meta.Revision, Version: 1, Lease: lease,
+		StoreRevision: w.tx.Next(), Created: w.time, Modified: w.time,
+		Actor: []byte(w.actor), Value: value,
+	}
+	if prev != nil {
+		r.CreateRevision, r.Version, r.Created = prev.CreateRevision, prev.Version+1, prev.Created
+	}
+	size := len(key) + 12 + 1 + len(key) + recordOverhead + len(w.actor) + len(value)
+	if old != nil {
+		size += escapedLen(key) + 8 + len(old)
+	}
+	a := arena{make([]byte, 0, size)}
+	k := a.add(key)
+	row := a.cut(func(b []byte) []byte { return appendRecord(b, &r) })
+	if prev != nil {
+		hk := a.cut(func(b []byte) []byte { return appendHistKey(b, key, prev.ModRevision) })
+		w.tx.Put(TableHist, hk, a.add(old))
+		w.meta.Bytes -= uint64(len(key) + len(prev.Value))
+	} else {
+		w.meta.Keys++
+	}
+	w.meta.Bytes += uint64(len(key) + len(value))
+	w.tx.Put(TableKV, k, row)
+	w.log(&a, Put, k, row, prev)
+	return r
+}
+
+// remove deletes a key that exists: its record goes to hist, and a tombstone says
+// who deleted it and when.
+func (w *writer) remove(key, old []byte, prev *Record) {
+	t := Record{
+		CreateRevision: w.meta.Revision, ModRevision: w.meta.Revision, StoreRevision: w.tx.Next(),
+		Created: w.time, Modified: w.time, Deleted: true, Actor: []byte(w.actor),
+	}
+	a := arena{make([]byte, 0, 2*len(key)+13+2*(escapedLen(key)+8)+len(old)+recordOverhead+len(w.actor))}
+	k := a.add(key)
+	hk := a.cut(func(b []byte) []byte { return appendHistKey(b, key, prev.ModRevision) })
+	w.tx.Put(TableHist, hk, a.add(old))
+	hk = a.cut(func(b []byte) []byte { return appendHistKey(b, key, w.meta.Revision) })
+	row := a.cut(func(b []byte) []byte { return appendRecord(b, &t) })
+	w.tx.Put(TableHist, hk, row)
+	w.tx.Delete(TableKV, k)
+	w.meta.Keys--
+	w.meta.Bytes -= uint64(len(key) + len(prev.Value))
+	w.log(&a, Delete, k, row, prev)
+}
+
+func (w *writer) log(a *arena, kind ChangeKind, key, row []byte, prev *Record) {
+	lk := a.cut(func(b []byte) []byte { return appendLogKey(b, w.meta.Revision, w.sub) })
+	lv := a.cut(func(b []byte) []byte { return append(append(b, byte(kind)), key...) })
+	w.tx.Put(TableLog, lk, lv)
+	c := &Change{Kind: kind, Sub: w.sub, Revision: w.meta.Revision, Key: key}
+	if len(row) <= MaxEventRow {
+		c.Row = row
+	}
+	if prev != nil {
+		c.Prev = prev.ModRevision
+	}
+	w.tx.Emit(watch.TopicKV, key, c)
+	w.sub++
+}
+
+// arena hands out parts of one allocation, each with no room to grow into the next.
+type arena struct{ b []byte }
+
+func (a *arena) cut(add func([]byte) []byte) []byte {
+	n := len(a.b)
+	a.b = add(a.b)
+	return a.b[n:len(a.b):len(a.b)]
+}
+
+func (a *arena) add(p []byte) []byte {
+	n := len(a.b)
+	a.b = append(a.b, p...)
+	return a.b[n:len(a.b):len(a.b)]
+}
+
+func checkSize(key, value []byte) error {
+	if len(key) == 0 {
+		return errs.Invalid("key", "", "1 to "+strconv.Itoa(MaxKey)+" bytes")
+	}
+	if len(key) > MaxKey {
+		return TooLarge("key", len(key), MaxKey)
+	}
+	if len(value) > MaxValue {
+		return TooLarge("value", len(value), MaxValue)
+	}
+	return nil
+}
+
+// TooLarge is the refusal of a key or value over its limit.
+func TooLarge(field string, size int, limit int64) error {
+	return errs.New(errs.TooLarge, "%s: %d bytes, over the limit of %d", field, size, limit).
+		With(errs.Detail{Field: field, Value: strconv.Itoa(size) + " bytes", Limit: strconv.FormatInt(limit, 10) + " bytes"})
+}
+
+// checkRevision compares the demanded mod revision with the present one (0: the
+// key does not exist).
+func checkRevision(want, have uint64) error {
+	if want == AnyRevision || want == have {
+		return nil
+	}
+	e := errs.New(errs.RevisionMismatch, "if_revision: the key is at revision %d, not %d", have, want)
+	switch {
+	case have == 0:
+		e = errs.New(errs.RevisionMismatch, "if_revision: the key does not exist, so it is not at revision %d", want)
+	case want == 0:
+		e = errs.New(errs.RevisionMismatch, "if_revision: the key exists at revision %d", have)
+	}
+	return e.With(errs.Detail{
+		Field: "if_revision", Value: strconv.FormatUint(want, 10), Limit: strconv.FormatUint(have, 10),
+	})
+}
+
+// latest gives a key's row and record from kv.
+func latest(r state.Reader, key []byte) (row []byte, rec Record, err error) {
+	row, ok := r.Get(TableKV, key)
+	if !ok {
+		return nil, Record{}, nil
+	}
+	rec, err = DecodeRecord(row)
+	return row, rec, err
+}
+
+func applyPut(tx *state.Tx, cmd *command.Command) ([]byte, error) {
+	c, err := DecodePut(cmd.Payload)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSize(c.Key, c.Value); err != nil {
+		return nil, err
+	}
+	old, prev, err := latest(tx, c.Key)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkRevision(c.IfRevision, prev.ModRevision); err != nil {
+		return nil, err
+	}
+	if err := checkLease(tx, &c); err != nil {
+		return nil, err
+	}
+	w, err := newWriter(tx, cmd.Time, cmd.Actor)
+	if err != nil {
+		return nil, err
+	}
+	lease := rehang(tx, &c, prev.Lease)
+	var before *Record
+	if old != nil {
+		before = &prev
+	}
+	r := w.put(c.Key, c.Value, lease, old, before)
+	w.finish()
+	return Written{
+		Revision: r.ModRevision, CreateRevision: r.CreateRevision, Version: r.Version,
+		Lease: lease, PrevRevision: prev.ModRevision,
+	}.encode(), nil
+}
+
+func checkLease(tx *state.Tx, c *PutCommand) error {
+	if c.Lease != 0 && c.TTL != 0 {
+		return errs.Invalid("ttl", c.TTL, "ttl or lease, not both")
+	}
+	if c.TTL != 0 {
+		return leasetable.CheckTTL(c.TTL)
+	}
+	if c.Lease != 0 {
+		if _, ok := leasetable.Find(tx, c.Lease); !ok {
+			return leasetable.ErrNotFound(c.Lease)
+		}
+	}
+	return nil
+}
+
+// rehang takes a key from the lease it hung on and hangs it on the one that the
+// command asks for. A key with a TTL has a lease of its own, which a new TTL
+// keeps.
+func rehang(tx *state.Tx, c *PutCommand, old uint64) uint64 {
+	want := c.Lease
+	if c.TTL != 0 {
+		if l, ok := leasetable.Find(tx, old); old != 0 && ok && l.Auto {
+			leasetable.Retime(tx, l, c.TTL)
+			return old
+		}
+		g := leasetable.Grant{TTL: c.TTL, Owner: leasetable.OwnerWarehouse, Auto: true}
+		want = g.Apply(tx).ID
+	}
+	if old == want {
+		return want
+	}
+	if old != 0 {
+		leasetable.Detach(tx, old, leasetable.OwnerWarehouse, c.Key)
+	}
+	if want != 0 {
+		leasetable.Attach(tx, want, leasetable.OwnerWarehouse, c.Key)
+	}
+	return want
+}
+
+func applyDelete(tx *state.Tx, cmd *command.Command) ([]byte, error) {
+	c, err := DecodeDelete(cmd.Payload)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSize(c.Key, nil); err != nil {
+		return nil, err
+	}
+	old, prev, err := latest(tx, c.Key)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkRevision(c.IfRevision, prev.ModRevision); err != nil {
+		return nil, err
+	}
+	w, err := newWriter(tx, cmd.Time, cmd.Actor)
+	if err != nil {
+		return nil, err
+	}
+	if old == nil {
+		return Written{Revision: w.meta.Revision - 1}.encode(), nil
+	}
+	w.remove(c.Key, old, &prev)
+	w.finish()
+	if prev.Lease != 0 {
+		leasetable.Detach(tx, prev.Lease, leasetable.OwnerWarehouse, c.Key)
+	}
+	return Written{Revision: w.meta.Revision, PrevRevision: prev.ModRevision}.encode(), nil
+}
+
+// leaseEnded deletes the keys of an ended lease as one write transaction.
+func leaseEnded(tx *state.Tx, e leasetable.End) error {
+	why := "lease-revoked:"
+	if e.Expired {
+		why = "lease-expired:"
+	}
+	w, err := newWriter(tx, e.Time, why+strconv.FormatUint(e.Lease, 10))
+	if err != nil {
+		return err
+	}
+	for _, k := range e.Keys {
+		old, prev, err := latest(tx, k)
+		if err != nil {
+			return err
+		}
+		if old == nil || prev.Lease != e.Lease {
+			continue
+		}
+		w.remove(k, old, &prev)
+	}
+	if w.sub > 0 {
+		w.finish()
+	}
+	return nil
+}
+
+func applyCompact(tx *state.Tx, cmd *command.Command) ([]byte, error) {
+	d := decoder{b: cmd.Payload}
+	rev := d.uvarint()
+	if err := d.err("compact"); err != nil {
+		return nil, err
+	}
+	m, err := ReadMeta(tx)
+	if err != nil {
+		return nil, err
+	}
+	if rev > m.Revision {
+		return nil, FutureRevision(rev, m.Revision)
+	}
+	if rev <= m.Compact {
+		return nil, CompactedError(rev, m.Compact)
+	}
+	m.Compact = rev
+	tx.Put(TableMeta, metaKey, m.encode())
+	return Compacted{Revision: rev, More: true}.encode(), nil
+}
+
+// applySweep removes a bounded number of log rows below the compact revision, and
+// with each of them what it superseded.
+func applySweep(tx *state.Tx, cmd *command.Command) ([]byte, error) {
+	d := decoder{b: cmd.Payload}
+	most := min(d.uvarint(), MaxSweep)
+	if err := d.err("sweep"); err != nil {
+		return nil, err
+	}
+	m, err := ReadMeta(tx)
+	if err != nil {
+		return nil, err
+	}
+	if m.Swept >= m.Compact || most == 0 {
+		return Compacted{Revision: m.Compact}.encode(), nil
+	}
+	var rows []Log
+	more := false
+	var bad error
+	tx.Scan(TableLog, logKey(m.Swept, 0), logKey(m.Compact, 0), func(k, v []byte) bool {
+		if uint64(len(rows)) == most {
+			more = true
+			return false
+		}
+		l, err := decodeLog(k, v)
+		if err != nil {
+			bad = err
+			return false
+		}
+		l.Key = append([]byte(nil), l.Key...)
+		rows = append(rows, l)
+		return true
+	})
+	if bad != nil {
+		return nil, bad
+	}
+	removed := uint64(0)
+	for i := range rows {
+		removed += sweepRow(tx, &rows[i])
+	}
+	if more {
+		m.Swept = rows[len(rows)-1].Revision
+	} else {
+		m.Swept = m.Compact
+	}
+	tx.Put(TableMeta, metaKey, m.encode())
+	return Compacted{Revision: m.Compact, Rows: removed, More: more}.encode(), nil
+}
+
+// sweepRow removes one log row, every older version of its key, and the tombstone
+// if the row is a delete.
+func sweepRow(tx *state.Tx, l *Log) uint64 {
+	end := l.Revision
+	if l.Kind == Delete {
+		end++
+	}
+	var dead [][]byte
+	tx.Scan(TableHist, histKey(l.Key, 0), histKey(l.Key, end), func(k, _ []byte) bool {
+		dead = append(dead, append([]byte(nil), k...))
+		return true
+	})
+	for _, k := range dead {
+		tx.Delete(TableHist, k)
+	}
+	tx.Delete(TableLog, logKey(l.Revision, l.Sub))
+	return uint64(len(dead)) + 1
+}
+
+// FutureRevision is the refusal of a revision ahead of the store's.
+func FutureRevision(want, have uint64) error {
+	return errs.New(errs.FutureRevision, "revision: %d lies ahead of the store, which is at %d", want, have).
+		With(errs.Detail{Field: "revision", Value: strconv.FormatUint(want, 10), Limit: "at most " + strconv.FormatUint(have, 10)})
+}
+
+// CompactedError is the refusal of a revision whose history is gone. The detail's
+// limit starts with the compact revision.
+func CompactedError(want, compact uint64) error {
+	return errs.New(errs.Compacted, "revision: the history at %d is gone: compacted up to %d", want, compact).
+		With(errs.Detail{
+			Field: "revision", Value: strconv.FormatUint(want, 10),
+			Limit: strconv.FormatUint(compact, 10), Help: "read the keys anew, then watch from the revision of that read",
+		})
+}

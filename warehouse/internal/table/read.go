@@ -1,0 +1,217 @@
+package table
+
+import (
+	"bytes"
+	"encoding/binary"
+
+	"nekoq/services/state"
+)
+
+// ReadMeta gives the meta row; an empty store is at revision 1.
+func ReadMeta(r state.Reader) (Meta, error) {
+	row, ok := r.Get(TableMeta, metaKey)
+	if !ok {
+		return Meta{Revision: 1}, nil
+	}
+	return decodeMeta(row)
+}
+
+// Latest gives a key's newest record.
+func Latest(r state.Reader, key []byte) (rec Record, ok bool, err error) {
+	row, ok := r.Get(TableKV, key)
+	if !ok {
+		return Record{}, false, nil
+	}
+	rec, err = DecodeRecord(row)
+	return rec, err == nil, err
+}
+
+// CheckRevision tells whether the history at rev can be read.
+func (m Meta) CheckRevision(rev uint64) error {
+	if rev > m.Revision {
+		return FutureRevision(rev, m.Revision)
+	}
+	if rev < m.Compact {
+		return CompactedError(rev, m.Compact)
+	}
+	return nil
+}
+
+// At gives the record that a key had at revision rev, tombstones included (ok,
+// Deleted). The caller has checked rev.
+func At(r state.Reader, key []byte, rev uint64) (rec Record, ok bool, err error) {
+	if row, found := r.Get(TableKV, key); found && modRevision(row) <= rev {
+		rec, err = DecodeRecord(row)
+		return rec, err == nil, err
+	}
+	return histAt(r, key, rev)
+}
+
+func histAt(r state.Reader, key []byte, rev uint64) (rec Record, ok bool, err error) {
+	r.ScanReverse(TableHist, histKey(key, 0), histKey(key, rev+1), func(_, v []byte) bool {
+		rec, err = DecodeRecord(v)
+		ok = err == nil
+		return false
+	})
+	return rec, ok, err
+}
+
+// Version gives the record that the change (key, rev) wrote: the newest one or a
+// row of hist.
+func Version(r state.Reader, key []byte, rev uint64) (rec Record, ok bool, err error) {
+	rec, ok, err = At(r, key, rev)
+	if ok && rec.ModRevision != rev {
+		return Record{}, false, nil
+	}
+	return rec, ok, err
+}
+
+// Visit takes a key and its record; both belong to the state, and key is valid only
+// during the call when the range is read at an old revision. False ends the range.
+type Visit func(key []byte, rec *Record) bool
+
+// Range calls fn with the keys in [start, end) as they were at revision rev, in
+// order; end nil means to the last key. The caller has checked rev; meta is the
+// reader's own.
+func Range(r state.Reader, m Meta, start, end []byte, rev uint64, fn Visit) error {
+	if rev >= m.Revision {
+		return rangeLatest(r, start, end, fn)
+	}
+	return rangeAt(r, start, end, rev, fn)
+}
+
+func rangeLatest(r state.Reader, start, end []byte, fn Visit) error {
+	var err error
+	r.Scan(TableKV, start, end, func(k, v []byte) bool {
+		var rec Record
+		if rec, err = DecodeRecord(v); err != nil {
+			return false
+		}
+		return fn(k, &rec)
+	})
+	return err
+}
+
+// rangeAt merges kv with hist. For each stretch of kv it takes the hist keys that
+// stand before the next kv key, so that both are walked once.
+func rangeAt(r state.Reader, start, end []byte, rev uint64, fn Visit) error {
+	h := histKeys{r: r, end: histEnd(end)}
+	h.seek(histStart(start))
+	var err error
+	more := true
+	visit := func(key []byte) bool {
+		rec, ok, e := At(r, key, rev)
+		if e != nil {
+			err = e
+			return false
+		}
+		return !ok || rec.Deleted || fn(key, &rec)
+	}
+	r.Scan(TableKV, start, end, func(k, v []byte) bool {
+		for h.ok && bytes.Compare(h.key, k) < 0 {
+			if more = visit(h.key); !more {
+				return false
+			}
+			h.next()
+		}
+		if h.ok && bytes.Equal(h.key, k) {
+			h.next()
+		}
+		if modRevision(v) > rev {
+			more = visit(k)
+			return more
+		}
+		rec, e := DecodeRecord(v)
+		if e != nil {
+			err = e
+			return false
+		}
+		more = fn(k, &rec)
+		return more
+	})
+	for err == nil && h.err == nil && more && h.ok {
+		if more = visit(h.key); more {
+			h.next()
+		}
+	}
+	if err == nil {
+		err = h.err
+	}
+	return err
+}
+
+// histKeys steps through the distinct keys of hist.
+type histKeys struct {
+	r   state.Reader
+	end []byte
+	key []byte
+	ok  bool
+	err error
+}
+
+func (h *histKeys) seek(from []byte) {
+	h.ok = false
+	h.r.Scan(TableHist, from, h.end, func(k, _ []byte) bool {
+		h.key, _, h.err = splitHist(k)
+		h.ok = h.err == nil
+		return false
+	})
+}
+
+// next goes to the first key after all rows of this one.
+func (h *histKeys) next() {
+	after := appendEscaped(make([]byte, 0, escapedLen(h.key)), h.key)
+	after[len(after)-1]++ // the terminator 0x00 0x01 becomes 0x00 0x02, below any 0x00 0xff
+	h.seek(after)
+}
+
+// histStart and histEnd turn a bound of keys into one of hist rows. The key's rows
+// start with its escaped form and terminator.
+func histStart(key []byte) []byte {
+	if len(key) == 0 {
+		return nil
+	}
+	return appendEscaped(nil, key)
+}
+
+func histEnd(key []byte) []byte {
+	if key == nil {
+		return nil
+	}
+	return appendEscaped(nil, key)
+}
+
+// Changes calls fn with the log rows from revision from to revision to, both
+// included, in order, until it returns false.
+func Changes(r state.Reader, from, to uint64, fn func(l Log) bool) error {
+	return ChangesFrom(r, from, 0, to, fn)
+}
+
+// ChangesFrom is Changes that starts within a revision.
+func ChangesFrom(r state.Reader, from uint64, sub uint32, to uint64, fn func(l Log) bool) error {
+	var err error
+	r.Scan(TableLog, logKey(from, sub), binary.BigEndian.AppendUint64(nil, to+1), func(k, v []byte) bool {
+		var l Log
+		if l, err = decodeLog(k, v); err != nil {
+			return false
+		}
+		return fn(l)
+	})
+	return err
+}
+
+// History calls fn with the versions of a key before revision before, newest first,
+// tombstones included, until it returns false.
+func History(r state.Reader, key []byte, before uint64, fn func(rec *Record) bool) error {
+	rec, ok, err := Latest(r, key)
+	if err != nil || (ok && rec.ModRevision < before && !fn(&rec)) {
+		return err
+	}
+	r.ScanReverse(TableHist, histKey(key, 0), histKey(key, before), func(_, v []byte) bool {
+		if rec, err = DecodeRecord(v); err != nil {
+			return false
+		}
+		return fn(&rec)
+	})
+	return err
+}

@@ -1,0 +1,349 @@
+package warehouse
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	"nekoq/services/errs"
+	"nekoq/services/replica"
+	"nekoq/services/state"
+	"nekoq/services/watch"
+	"nekoq/warehouse/api"
+	"nekoq/warehouse/internal/table"
+)
+
+// maxProgressRows bounds the history that an idle watch reads through to learn how
+// far it has come, and one step of catching up.
+const maxProgressRows = 16 << 10
+
+// Watcher is one watch, read by one goroutine. It holds no goroutine of its own and
+// bounded memory: a reader that falls behind the node's event buffer goes on from
+// the history, and learns by a compacted error when the history is gone.
+type Watcher struct {
+	s   *Service
+	req api.WatchRequest
+	end []byte // as the tables take it: nil for none
+	// next is the first revision not yet delivered.
+	next uint64
+	// live is nil while the watch catches up from the history.
+	live    watch.Subscription
+	behind  bool // the history has more than what the live part gave
+	started uint64
+	closed  bool
+}
+
+// Watch begins a watch. Its first batch is the past from req.After on, where there
+// is any. The revision must not lie ahead of the store nor before its compaction.
+func (s *Service) Watch(ctx context.Context, req *api.WatchRequest) (*Watcher, error) {
+	s.metrics.watches.Inc()
+	if err := s.checkWatch(req); err != nil {
+		return nil, err
+	}
+	if n := s.watchers.Add(1); n > s.cfg.MaxWatchers {
+		s.watchers.Add(-1)
+		return nil, errs.New(errs.TooManyRequests, "too many watches: the limit is warehouse.max_watchers = %d", s.cfg.MaxWatchers).
+			With(errs.Detail{Field: "warehouse.max_watchers", Limit: itoa(s.cfg.MaxWatchers)})
+	}
+	w := &Watcher{s: s, req: *req, end: bound(req.End)}
+	w.req.Start = bytes.Clone(req.Start)
+	w.end = bytes.Clone(w.end)
+	if req.Exact {
+		w.end = append(bytes.Clone(req.Start), 0)
+	}
+	w.subscribe()
+	if err := w.begin(ctx); err != nil {
+		w.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+func (s *Service) checkWatch(req *api.WatchRequest) error {
+	if req.Exact {
+		return s.checkKey(req.Start)
+	}
+	if err := s.checkBound("start", req.Start); err != nil {
+		return err
+	}
+	if err := s.checkBound("end", req.End); err != nil {
+		return err
+	}
+	if bytes.HasPrefix(req.Start, systemPrefix) {
+		return s.checkKey(append(bytes.Clone(req.Start), 'x'))
+	}
+	return nil
+}
+
+// subscribe comes before the view that decides where the history ends, so that no
+// event falls between the two.
+func (w *Watcher) subscribe() {
+	f := watch.Filter{Topic: watch.TopicKV, Start: w.req.Start, End: w.end}
+	switch {
+	case w.req.Exact:
+		f.End = nil
+	case w.end == nil:
+		f.End = []byte{0}
+	}
+	w.live = w.s.events.Subscribe(f, w.s.cfg.WatchBuffer)
+}
+
+func (w *Watcher) begin(ctx context.Context) error {
+	v, err := w.s.view(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer v.Release()
+	w.started = v.meta.Revision
+	if w.req.Now {
+		w.next = v.meta.Revision + 1
+		return nil
+	}
+	if w.req.After > v.meta.Revision {
+		return table.FutureRevision(w.req.After, v.meta.Revision)
+	}
+	w.next = w.req.After + 1
+	w.behind = w.next <= v.meta.Revision
+	if w.behind && w.next < v.meta.Compact {
+		return w.overtaken(v.meta.Compact)
+	}
+	return nil
+}
+
+// Started is the key revision of the store when the watch began.
+func (w *Watcher) Started() uint64 { return w.started }
+
+func (w *Watcher) overtaken(compact uint64) error {
+	w.s.metrics.compacted.Inc()
+	return table.CompactedError(w.next-1, compact)
+}
+
+// Next blocks for the next batch: whole revisions, in order, without gaps or
+// repeats. After warehouse.watch_progress without any it gives an empty batch with
+// the revision it has reached. It may be called again when its context ended; any
+// other error ends the watch.
+func (w *Watcher) Next(ctx context.Context) (api.WatchBatch, error) {
+	for {
+		if w.closed {
+			return api.WatchBatch{}, errs.New(errs.Canceled, "the watch is closed")
+		}
+		var b api.WatchBatch
+		var err error
+		if w.behind {
+			b, err = w.catchUp(ctx)
+			if err == nil && len(b.Events) == 0 && w.behind {
+				continue // a long stretch of other keys
+			}
+		} else {
+			b, err = w.follow(ctx)
+			if err == nil && len(b.Events) == 0 && w.behind {
+				continue
+			}
+		}
+		if err != nil {
+			return api.WatchBatch{}, err
+		}
+		if len(b.Events) == 0 && b.Revision == 0 {
+			continue
+		}
+		w.s.metrics.events.Add(float64(len(b.Events)))
+		return b, nil
+	}
+}
+
+// Close ends the watch. It is called once, by the reader.
+func (w *Watcher) Close() {
+	if w.closed {
+		return
+	}
+	w.closed = true
+	w.s.watchers.Add(-1)
+	if w.live != nil {
+		w.live.Close()
+	}
+}
+
+// follow waits for live events. It sets behind when the history has to be read.
+func (w *Watcher) follow(ctx context.Context) (api.WatchBatch, error) {
+	idle, stop := w.idle(ctx)
+	evs, err := w.live.Next(idle)
+	quiet := idle.Err() != nil && ctx.Err() == nil
+	stop()
+	switch {
+	case err == nil:
+		return w.fromLive(ctx, evs)
+	case errs.Has(err, errs.WatcherTooSlow), errs.Has(err, errs.WatchReset):
+		w.live.Close()
+		w.subscribe()
+		w.behind = true
+		w.s.metrics.caughtUp.Inc()
+		return api.WatchBatch{}, nil
+	case quiet:
+		return w.progress(ctx)
+	}
+	return api.WatchBatch{}, err
+}
+
+// idle bounds the wait for events, so that an idle watch reports its progress.
+func (w *Watcher) idle(ctx context.Context) (context.Context, context.CancelFunc) {
+	if d, ok := ctx.Deadline(); ok && time.Until(d) <= w.s.cfg.WatchProgress {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, w.s.cfg.WatchProgress)
+}
+
+// fromLive turns hub events into a batch. Those that the history gave already are
+// left out.
+func (w *Watcher) fromLive(ctx context.Context, evs []watch.Event) (api.WatchBatch, error) {
+	var b api.WatchBatch
+	for i := range evs {
+		c, ok := evs[i].Data.(*table.Change)
+		if !ok {
+			return b, errs.New(errs.Internal, "internal error").Wrap(errors.New("warehouse: an event of another kind"))
+		}
+		if c.Revision < w.next || bytes.HasPrefix(c.Key, systemPrefix) {
+			continue
+		}
+		if c.Row == nil || w.req.Prev {
+			// The values are not in the event: read this stretch from the history.
+			if len(b.Events) == 0 {
+				w.behind = true
+				return b, nil
+			}
+			b.Events = wholeBefore(b.Events, c.Revision)
+			w.behind = true
+			break
+		}
+		rec, err := table.DecodeRecord(c.Row)
+		if err != nil {
+			return b, damaged(err)
+		}
+		b.Events = append(b.Events, event(api.EventKind(c.Kind), c.Sub, c.Key, &rec, c.Prev))
+	}
+	if n := len(b.Events); n > 0 {
+		b.Revision = b.Events[n-1].KV.ModRevision
+		w.next = b.Revision + 1
+	}
+	if len(b.Events) > 0 || w.behind {
+		return b, nil
+	}
+	return b, ctx.Err()
+}
+
+// wholeBefore cuts the events of revision rev and later off.
+func wholeBefore(evs []api.Event, rev uint64) []api.Event {
+	n := len(evs)
+	for n > 0 && evs[n-1].KV.ModRevision >= rev {
+		n--
+	}
+	return evs[:n]
+}
+
+func event(kind api.EventKind, sub uint32, key []byte, rec *table.Record, prev uint64) api.Event {
+	e := api.Event{Kind: kind, Sub: sub, PrevRevision: prev}
+	fill(&e.KV, key, rec)
+	return e
+}
+
+// catchUp reads a bounded stretch of the history. At its end the watch is live
+// again.
+func (w *Watcher) catchUp(ctx context.Context) (api.WatchBatch, error) {
+	return w.history(ctx, ^uint64(0))
+}
+
+// progress tells an idle watch how far it has come, by reading the history that it
+// was not concerned with, when that is short.
+func (w *Watcher) progress(ctx context.Context) (api.WatchBatch, error) {
+	return w.history(ctx, maxProgressRows)
+}
+
+func (w *Watcher) history(ctx context.Context, most uint64) (api.WatchBatch, error) {
+	var b api.WatchBatch
+	if err := ctx.Err(); err != nil {
+		return b, err
+	}
+	v, _, err := w.s.replica.View(ctx, replica.Stale)
+	if err != nil {
+		return b, err
+	}
+	defer v.Release()
+	m, err := table.ReadMeta(v)
+	if err != nil {
+		return b, damaged(err)
+	}
+	if m.Revision < w.next { // nothing new on this node
+		w.behind = false
+		return api.WatchBatch{Revision: w.next - 1}, nil
+	}
+	if w.next < m.Compact {
+		return b, w.overtaken(m.Compact)
+	}
+	if m.Revision-w.next >= most {
+		return api.WatchBatch{Revision: w.next - 1}, nil
+	}
+	last, err := w.stretch(v, m, &b)
+	if err != nil {
+		return b, damaged(err)
+	}
+	b.Revision, w.next = last, last+1
+	w.behind = last < m.Revision
+	return b, nil
+}
+
+// stretch adds the changes from w.next on to b until it is full, and gives the last
+// revision that it has covered as a whole.
+func (w *Watcher) stretch(v state.Reader, m table.Meta, b *api.WatchBatch) (last uint64, err error) {
+	last = m.Revision
+	room, rows := w.s.cfg.WatchBatchBytes, maxProgressRows
+	prevRev := uint64(0)
+	serr := table.Changes(v, w.next, m.Revision, func(l table.Log) bool {
+		if l.Revision != prevRev && (room <= 0 || rows <= 0) {
+			last = l.Revision - 1
+			return false
+		}
+		prevRev = l.Revision
+		rows--
+		if !w.wants(l.Key) {
+			return true
+		}
+		var e api.Event
+		if e, err = w.past(v, l); err != nil {
+			return false
+		}
+		room -= int64(len(e.KV.Key) + len(e.KV.Value) + 64)
+		b.Events = append(b.Events, e)
+		return true
+	})
+	return last, errors.Join(err, serr)
+}
+
+func (w *Watcher) wants(key []byte) bool {
+	return bytes.Compare(key, w.req.Start) >= 0 && (w.end == nil || bytes.Compare(key, w.end) < 0) &&
+		!bytes.HasPrefix(key, systemPrefix)
+}
+
+// past makes the event of a log row, with values of its own.
+func (w *Watcher) past(v state.Reader, l table.Log) (api.Event, error) {
+	key := bytes.Clone(l.Key)
+	rec, ok, err := table.Version(v, key, l.Revision)
+	if err != nil {
+		return api.Event{}, err
+	}
+	if !ok {
+		return api.Event{}, table.ErrRecord
+	}
+	e := event(api.EventKind(l.Kind), l.Sub, key, &rec, 0)
+	e.KV.Value = bytes.Clone(rec.Value)
+	prev, ok, err := table.At(v, key, l.Revision-1)
+	if err != nil || !ok || prev.Deleted {
+		return e, err
+	}
+	e.PrevRevision = prev.ModRevision
+	if w.req.Prev {
+		e.Prev = new(api.KV)
+		fill(e.Prev, key, &prev)
+		e.Prev.Value = bytes.Clone(prev.Value)
+	}
+	return e, nil
+}

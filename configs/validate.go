@@ -1,0 +1,201 @@
+package configs
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"strings"
+
+	"nekoq/services/errs"
+)
+
+// Validate gives Problems: every mistake of the sections, with the section's
+// name before the field, and those between sections; nil when there are none.
+func (c Config) Validate() error {
+	l := &loader{out: &Loaded{Config: c}}
+	l.validate()
+	return l.problems()
+}
+
+func (c *Config) mistakes() []error {
+	var out []error
+	if c.Mode != ModeLocalSwitch && c.Mode != ModeCluster {
+		out = append(out, errs.Invalid("mode", c.Mode, "localswitch or cluster"))
+	}
+	section := func(name string, found []error) {
+		for _, err := range found {
+			out = append(out, below(name, err))
+		}
+	}
+	section("http", c.HTTP.Validate())
+	section("native", c.Native.Limits.Validate())
+	if c.Node.ID == "" && c.Mode == ModeLocalSwitch {
+		out = append(out, errs.Invalid("node.id", "", "a name, such as local"))
+	}
+	section("state", c.State.Validate())
+	section("warehouse", c.Warehouse.Validate())
+	section("telemetry", c.Telemetry.Validate())
+	if !isAddress(c.Native.Listen) {
+		out = append(out, errs.Invalid("native.listen", c.Native.Listen, "host:port, such as 127.0.0.1:9313"))
+	}
+	if c.Auth.Enabled {
+		out = append(out, errs.Invalid("auth.enabled", true, "false: identities are not available in this version"))
+	}
+	if strings.ContainsAny(c.Node.Advertise, ":/ ") && net.ParseIP(c.Node.Advertise) == nil {
+		out = append(out, errs.Invalid("node.advertise", c.Node.Advertise, "a host name or an IP address, without a port"))
+	}
+	if c.Mode == ModeCluster {
+		section("cluster", c.Cluster.Raft.Validate())
+		out = append(out, c.validateCluster()...)
+	} else {
+		section("localswitch", c.LocalSwitch.Validate())
+		out = append(out, c.validateLoopback()...)
+	}
+	return append(out, c.validatePorts()...)
+}
+
+func (c *Config) validateCluster() (out []error) {
+	if c.Node.ID == "" || c.Node.ID == DefaultNodeID {
+		out = append(out, errs.New(errs.InvalidArgument, "node.id: cluster mode needs a name of its own for this node, such as n1").
+			With(errs.Detail{Field: "node.id"}))
+		for _, err := range c.Cluster.Peer.Validate() {
+			out = append(out, below("cluster", err))
+		}
+	} else {
+		for _, err := range c.Cluster.Peer.ValidateFor(c.Node.ID) {
+			out = append(out, rename(below("cluster", err), "cluster.node_id", "node.id"))
+		}
+	}
+	if c.Node.DataDir == "" {
+		out = append(out, errs.New(errs.InvalidArgument, "node.data_dir: cluster mode needs a folder that stays over restarts").
+			With(errs.Detail{Field: "node.data_dir"}))
+	}
+	if len(c.Cluster.Peer.Peers) == 0 && len(c.Cluster.Peer.Join) == 0 {
+		out = append(out, errs.New(errs.InvalidArgument,
+			`cluster.peers: cluster mode needs the nodes of the first start (cluster.peers = ["n1=host:9311", ...]), or members to join (cluster.join)`).
+			With(errs.Detail{Field: "cluster.peers"}))
+	}
+	if !c.Insecure {
+		out = append(out, errs.New(errs.InvalidArgument,
+			"insecure: cluster mode has no identities, policy and TLS yet, so it starts only with --insecure (insecure = true), in a network that you trust").
+			With(errs.Detail{Field: "insecure"}))
+	}
+	return out
+}
+
+// validateLoopback: LocalSwitch has no identities, so nobody from outside may
+// reach it.
+func (c *Config) validateLoopback() (out []error) {
+	for _, d := range c.doors() {
+		host, _, err := net.SplitHostPort(d.addr)
+		if err != nil || host == "localhost" {
+			continue // a broken address is reported by its section
+		}
+		if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+			out = append(out, errs.Invalid(d.key, d.addr, "a loopback address such as 127.0.0.1 in LocalSwitch, which lets everyone do everything"))
+		}
+	}
+	return out
+}
+
+type door struct{ key, addr string }
+
+// doors is every address that is listened on in c's mode.
+func (c *Config) doors() []door {
+	out := []door{{"http.listen", c.HTTP.Listen}, {"native.listen", c.Native.Listen}}
+	if c.Mode == ModeCluster {
+		out = append(out, door{"cluster.listen", c.Cluster.Peer.Listen})
+	}
+	return out
+}
+
+func (c *Config) validatePorts() (out []error) {
+	doors := c.doors()
+	for i, a := range doors {
+		for _, b := range doors[:i] {
+			if overlap(a.addr, b.addr) {
+				out = append(out, errs.Invalid(a.key, a.addr, fmt.Sprintf("another port than %s = %q", b.key, b.addr)))
+			}
+		}
+	}
+	return out
+}
+
+// overlap tells whether two listen addresses cannot both be had. Port 0 is any
+// free port.
+func overlap(a, b string) bool {
+	ha, pa, errA := net.SplitHostPort(a)
+	hb, pb, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil || pa != pb || pa == "0" {
+		return false
+	}
+	every := func(h string) bool {
+		ip := net.ParseIP(h)
+		return h == "" || ip != nil && ip.IsUnspecified()
+	}
+	return ha == hb || every(ha) || every(hb)
+}
+
+func isAddress(addr string) bool {
+	_, port, err := net.SplitHostPort(addr)
+	return err == nil && port != ""
+}
+
+// Warnings is what the operator must see at every start.
+func (c *Config) Warnings() []string {
+	var out []string
+	if c.Mode == ModeCluster && c.Insecure {
+		out = append(out, "INSECURE: no identities, no policy, no TLS. Whoever reaches a port of this node may read and change everything.")
+	}
+	return out
+}
+
+// fill completes what other settings imply. It comes before Validate.
+func (c *Config) fill() {
+	if c.Cluster.Peer.Advertise == "" {
+		c.Cluster.Peer.Advertise = c.advertised(c.Cluster.Peer.Listen)
+	}
+}
+
+// HTTPAdvertise and NativeAdvertise are the addresses of the doors that other
+// nodes and clients are told.
+func (c *Config) HTTPAdvertise() string { return cmp.Or(c.advertised(c.HTTP.Listen), c.HTTP.Listen) }
+
+func (c *Config) NativeAdvertise() string {
+	return cmp.Or(c.advertised(c.Native.Listen), c.Native.Listen)
+}
+
+func (c *Config) advertised(listen string) string {
+	_, port, err := net.SplitHostPort(listen)
+	if c.Node.Advertise == "" || err != nil || port == "0" {
+		return ""
+	}
+	return net.JoinHostPort(c.Node.Advertise, port)
+}
+
+// below puts a section's name before the field that err is about.
+func below(section string, err error) error {
+	e := errs.From(err)
+	moved := errs.New(e.Code, "%s.%s", section, e.Message)
+	if len(e.Details) == 0 {
+		return errs.New(e.Code, "[%s] %s", section, e.Message).With(errs.Detail{Field: section})
+	}
+	for _, d := range e.Details {
+		d.Field = section + "." + d.Field
+		moved = moved.With(d)
+	}
+	return moved
+}
+
+func rename(err error, from, to string) error {
+	e := errs.From(err)
+	if len(e.Details) == 0 || e.Details[0].Field != from {
+		return err
+	}
+	moved := errs.New(e.Code, "%s", strings.Replace(e.Message, from, to, 1))
+	for _, d := range e.Details {
+		d.Field = strings.Replace(d.Field, from, to, 1)
+		moved = moved.With(d)
+	}
+	return moved
+}

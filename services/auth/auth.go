@@ -45,3 +45,15 @@ type Authorizer interface {
 type AllowAll struct{}
 
 func (AllowAll) Allow(context.Context, Principal, Action, Resource) error { return nil }
+
+// String gives the "service/kind/name" form, with "..end" for a range.
+func (r Resource) String() string {
+	s := r.Service + "/" + r.Kind
+	if r.Name != "" || r.End != "" {
+		s += "/" + r.Name
+	}
+	if r.End != "" {
+		s += ".." + r.End
+	}
+	return s
+}

@@ -148,6 +148,7 @@ var problemTypeHeader = []string{ProblemType}
 // huma takes its error type from package variables, so they are set once for
 // the process; the request's own state comes with the context.
 func init() {
+	huma.ValidateStrictCasing = true // a field in other case is an unknown field
 	huma.NewError = func(status int, msg string, list ...error) huma.StatusError {
 		return problemOf(humaError(nil, status, msg, list), "", "")
 	}

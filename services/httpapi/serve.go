@@ -170,14 +170,15 @@ func checkQuery(raw string, known []string) error {
 		if pair == "" {
 			continue
 		}
+		// net/url drops a pair that it cannot decode, so it has to be found here.
+		if strings.IndexByte(pair, ';') >= 0 || badEscape(pair) {
+			return errs.Invalid("query", shorten(pair), "a correctly encoded query")
+		}
 		name, _, _ := strings.Cut(pair, "=")
 		if slices.Contains(known, name) {
 			continue
 		}
-		plain, err := url.QueryUnescape(name)
-		if err != nil || strings.Contains(pair, ";") {
-			return errs.Invalid("query", shorten(pair), "a correctly encoded query")
-		}
+		plain, _ := url.QueryUnescape(name)
 		if slices.Contains(known, plain) {
 			continue
 		}
@@ -193,6 +194,24 @@ func checkQuery(raw string, known []string) error {
 		return errs.New(errs.UnknownField, "%s: no such query parameter; %s", d.Field, d.Help).With(d)
 	}
 	return nil
+}
+
+// badEscape tells whether a % is not followed by two hex digits.
+func badEscape(s string) bool {
+	for {
+		i := strings.IndexByte(s, '%')
+		if i < 0 {
+			return false
+		}
+		s = s[i+1:]
+		if len(s) < 2 || !isHex(s[0]) || !isHex(s[1]) {
+			return true
+		}
+	}
+}
+
+func isHex(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
 }
 
 func bodyTooLarge(limit, got int64) error {

@@ -158,6 +158,7 @@ func (s *Server) newAPI(version string) {
 			OpenAPI:    "3.1.0",
 			Info:       &huma.Info{Title: "NekoQ", Version: version, Description: "Errors are problem documents (RFC 9457); 64-bit ids are strings."},
 			Components: &huma.Components{Schemas: registry},
+			Extensions: map[string]any{"x-error-codes": errorCodes()},
 		},
 		Formats:       map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat},
 		DefaultFormat: "application/json",

@@ -71,6 +71,7 @@ func (s *Server) systemRoutes(deps Deps) {
 		OperationID: "openapi", Method: "GET", Path: "/openapi.json", Tags: []string{"system"}, Summary: "This document",
 		Responses: map[string]*huma.Response{"200": {Description: "OpenAPI 3.1", Content: map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{Type: "object"}}}}},
 	}, Public(), s.serveDocument)
+	s.docsRoutes()
 	if deps.Gatherer != nil {
 		Raw(s, huma.Operation{OperationID: "metrics", Method: "GET", Path: "/metrics", Tags: []string{"system"}, Summary: "Prometheus metrics", Responses: map[string]*huma.Response{"200": Text("Prometheus text format")}},
 			On(auth.Read, "system", "metrics"), gin.WrapH(promhttp.HandlerFor(deps.Gatherer, promhttp.HandlerOpts{DisableCompression: true})))
@@ -132,7 +133,15 @@ func (s *Server) logAccess(c *gin.Context, r *request, status int, took time.Dur
 	if !s.access.Enabled(ctx, level) {
 		return
 	}
-	s.access.LogAttrs(ctx, level, "request", slog.String("request_id", r.id), slog.String("method", c.Request.Method),
-		slog.String("path", r.path), slog.Int("status", status), slog.Int("bytes", max(c.Writer.Size(), 0)),
-		slog.Duration("took", took), slog.String("remote", c.Request.RemoteAddr))
+	attrs := [8]slog.Attr{
+		slog.String("request_id", r.id), slog.String("method", c.Request.Method), slog.String("path", r.path),
+		slog.Int("status", status), slog.Int("bytes", max(c.Writer.Size(), 0)), slog.Duration("took", took),
+		slog.String("remote", c.Request.RemoteAddr),
+	}
+	n := 7
+	if r.cause != nil {
+		attrs[n] = slog.Any("err", r.cause)
+		n++
+	}
+	s.access.LogAttrs(ctx, level, "request", attrs[:n]...)
 }

@@ -97,6 +97,7 @@ func NewConn(ctx context.Context, nc net.Conn, opts Options) (*Conn, error) {
 	c.keep = &keeper{
 		w: c.w, fail: c.fail,
 		interval: opts.Limits.PingInterval, timeout: opts.Limits.PingTimeout, stall: opts.Limits.WriteTimeout,
+		busy: func() bool { return c.Pending() > 0 }, busyInterval: time.Second, busyTimeout: 2 * time.Second,
 	}
 	c.fr.onRead = c.keep.noteHeard
 	c.sweep.run = c.expire
@@ -491,6 +492,9 @@ func (c *Conn) expire() {
 // fail ends the connection and everything under way on it; only the first call
 // counts.
 func (c *Conn) fail(err error) {
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF // io.EOF is the orderly end of a stream
+	}
 	c.mu.Lock()
 	if c.err != nil {
 		c.mu.Unlock()

@@ -17,17 +17,26 @@ type keeper struct {
 	timeout  time.Duration // for the answer
 	stall    time.Duration // for one write
 	fail     func(error)
+	// While busy reports true, the shorter pair holds: a caller that waits wants
+	// to know sooner. busy may be nil.
+	busy                      func() bool
+	busyInterval, busyTimeout time.Duration
 
-	heard  atomic.Bool // since the last tick
-	mu     sync.Mutex
-	timer  *time.Timer
-	closed bool
-	silent time.Duration // since anything was heard, counted in ticks
-	pinged bool
+	heard      atomic.Bool // since the last tick
+	mu         sync.Mutex
+	timer      *time.Timer
+	closed     bool
+	silent     time.Duration // since anything was heard, counted in ticks
+	pinged     bool          // and unanswered for so long:
+	unanswered time.Duration
 }
 
 func (k *keeper) period() time.Duration {
-	return max(min(k.interval, k.timeout, k.stall)/2, time.Millisecond)
+	p := min(k.interval, k.timeout, k.stall)
+	if k.busy != nil {
+		p = min(p, k.busyInterval, k.busyTimeout)
+	}
+	return max(p/2, time.Millisecond)
 }
 
 func (k *keeper) start() {
@@ -60,25 +69,30 @@ func (k *keeper) tick() {
 		k.fail(errs.New(errs.Unavailable, "the peer took nothing of what was sent for %s", k.stall))
 		return
 	}
-	ping := false
+	ping, interval, timeout := false, k.interval, k.timeout
+	if k.busy != nil && k.busy() {
+		interval, timeout = min(interval, k.busyInterval), min(timeout, k.busyTimeout)
+	}
 	k.mu.Lock()
 	switch {
 	case k.closed:
 		k.mu.Unlock()
 		return
 	case k.heard.Swap(false):
-		k.silent, k.pinged = 0, false
+		k.silent, k.pinged, k.unanswered = 0, false, 0
+	case k.pinged:
+		k.unanswered += k.period()
 	default:
 		k.silent += k.period()
 	}
-	dead := k.pinged && k.silent >= k.interval+k.timeout
-	if !dead && !k.pinged && k.silent >= k.interval {
+	dead := k.pinged && k.unanswered >= timeout
+	if !k.pinged && k.silent >= interval {
 		k.pinged, ping = true, true
 	}
 	k.timer.Reset(k.period())
 	k.mu.Unlock()
 	if dead {
-		k.fail(errs.New(errs.Unavailable, "the peer did not answer a ping within %s", k.timeout))
+		k.fail(errs.New(errs.Unavailable, "the peer did not answer a ping within %s", timeout))
 		return
 	}
 	if ping {

@@ -16,3 +16,10 @@ const (
 	MethodMemberPromote  Method = 0x0007
 	MethodLeaderTransfer Method = 0x0008
 )
+
+// More system methods, JSON too.
+const (
+	// MethodNode is what one node says of itself.
+	MethodNode          Method = 0x0009
+	MethodCompareHashes Method = 0x000a
+)

@@ -3,7 +3,6 @@ package wire
 import (
 	"context"
 	"encoding/binary"
-	"io"
 	"sync"
 	"sync/atomic"
 
@@ -119,7 +118,9 @@ func (s *Stream) pop() []byte {
 
 // Close ends the stream; the server's handler sees its context end. Messages
 // that were not read are dropped.
-func (s *Stream) Close() { s.abandon(io.ErrClosedPipe) }
+func (s *Stream) Close() { s.abandon(errStreamClosed) }
+
+var errStreamClosed = errs.New(errs.Canceled, "the stream was closed")
 
 func (s *Stream) abandon(err error) {
 	if s.c.forget(s) {

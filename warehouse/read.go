@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 
+	"nekoq/services/auth"
 	"nekoq/services/errs"
 	"nekoq/services/replica"
 	"nekoq/services/state"
@@ -73,6 +74,22 @@ func (s *Service) Get(ctx context.Context, r *api.GetRequest) (api.GetResult, er
 		out.KV.Value = bytes.Clone(out.KV.Value)
 	})
 	return out, err
+}
+
+// AppendGet is Get whose answer is encoded straight from the state into dst.
+func (s *Service) AppendGet(ctx context.Context, r *api.GetRequest, dst []byte) ([]byte, error) {
+	err := s.Read(ctx, r, func(res *api.GetResult) { dst = res.Append(dst) })
+	return dst, err
+}
+
+// RangeResource names the keys from start to end for the authorizer. No end is
+// "\xff", which is after every name.
+func RangeResource(start, end []byte) auth.Resource {
+	r := auth.Resource{Service: "warehouse", Kind: "kv", Name: string(start), End: string(end)}
+	if len(end) == 0 {
+		r.End = "\xff"
+	}
+	return r
 }
 
 // Read is Get without the copy: res is valid until use returns. Doors encode the

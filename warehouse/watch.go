@@ -26,12 +26,10 @@ type Watcher struct {
 	req api.WatchRequest
 	end []byte // as the tables take it: nil for none
 	// next is the first revision not yet delivered.
-	next uint64
-	// live is nil while the watch catches up from the history.
-	live    watch.Subscription
-	behind  bool // the history has more than what the live part gave
-	started uint64
-	closed  bool
+	next   uint64
+	live   watch.Subscription
+	behind bool // the history has more than what the live part gave
+	closed bool
 }
 
 // Watch begins a watch. Its first batch is the past from req.After on, where there
@@ -95,7 +93,6 @@ func (w *Watcher) begin(ctx context.Context) error {
 		return err
 	}
 	defer v.Release()
-	w.started = v.meta.Revision
 	if w.req.Now {
 		w.next = v.meta.Revision + 1
 		return nil
@@ -111,8 +108,9 @@ func (w *Watcher) begin(ctx context.Context) error {
 	return nil
 }
 
-// Started is the key revision of the store when the watch began.
-func (w *Watcher) Started() uint64 { return w.started }
+// From is the revision up to which nothing is left to deliver: a new watch after it
+// goes on where this one stands.
+func (w *Watcher) From() uint64 { return w.next - 1 }
 
 func (w *Watcher) overtaken(compact uint64) error {
 	w.s.metrics.compacted.Inc()
@@ -150,6 +148,28 @@ func (w *Watcher) Next(ctx context.Context) (api.WatchBatch, error) {
 		w.s.metrics.events.Add(float64(len(b.Events)))
 		return b, nil
 	}
+}
+
+// NextEvents is Next without the empty batches.
+func (w *Watcher) NextEvents(ctx context.Context) (api.WatchBatch, error) {
+	for {
+		b, err := w.Next(ctx)
+		if err != nil || len(b.Events) > 0 {
+			return b, err
+		}
+	}
+}
+
+// Past gives the events that the history has now, one batch of them, without
+// waiting for more.
+func (w *Watcher) Past(ctx context.Context) (api.WatchBatch, error) {
+	for w.behind {
+		b, err := w.catchUp(ctx)
+		if err != nil || len(b.Events) > 0 {
+			return b, err
+		}
+	}
+	return api.WatchBatch{Revision: w.From()}, nil
 }
 
 // Close ends the watch. It is called once, by the reader.

@@ -212,3 +212,10 @@ func CompactRevision(err error) (uint64, bool) {
 	}
 	return 0, false
 }
+
+// CompactRequest gives up the history before Revision. The answer has the same
+// form.
+type CompactRequest struct{ Revision uint64 }
+
+// StatusRequest asks for Status.
+type StatusRequest struct{ Stale bool }

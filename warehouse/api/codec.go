@@ -396,3 +396,22 @@ func (r *Status) Decode(b []byte) error {
 	r.CompactRevision, r.Keys, r.Bytes = d.uint(), d.uint(), d.uint()
 	return d.err("status")
 }
+
+func (r *CompactRequest) Append(b []byte) []byte {
+	return binary.AppendUvarint(append(b, 0), r.Revision)
+}
+
+func (r *CompactRequest) Decode(b []byte) error {
+	d := reader{b: b}
+	d.byte()
+	r.Revision = d.uint()
+	return d.err("compact request")
+}
+
+func (r *StatusRequest) Append(b []byte) []byte { return append(b, bits(r.Stale)) }
+
+func (r *StatusRequest) Decode(b []byte) error {
+	d := reader{b: b}
+	r.Stale = d.byte()&1 != 0
+	return d.err("status request")
+}

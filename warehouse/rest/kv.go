@@ -1,0 +1,260 @@
+package rest
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+
+	"github.com/gin-gonic/gin"
+
+	"nekoq/services/errs"
+	"nekoq/services/httpapi"
+	"nekoq/warehouse/api"
+)
+
+func (d *door) put(c *gin.Context) {
+	p := params{c: c}
+	r := api.PutRequest{Key: p.key(), TTL: p.ttl()}
+	r.If.Revision, r.If.Set = p.uint("if_revision")
+	if lease, ok := p.uint("lease"); ok {
+		if r.Lease = lease; lease == 0 {
+			p.fail("lease", "0", "the id of a lease")
+		}
+	}
+	if p.err != nil {
+		httpapi.Fail(c, p.err)
+		return
+	}
+	var err error
+	if r.Value, err = readBody(c.Request); err != nil {
+		httpapi.Fail(c, err)
+		return
+	}
+	res, err := d.svc.Put(c.Request.Context(), &r)
+	if err != nil {
+		httpapi.Fail(c, err)
+		return
+	}
+	b := takeBuffer()
+	b.text("key", string(r.Key))
+	b.uint("revision", res.Revision)
+	b.uint("create_revision", res.CreateRevision)
+	b.uint("mod_revision", res.Revision)
+	b.uint("version", res.Version)
+	b.uint("prev_revision", res.PrevRevision)
+	b.lease(res.Lease)
+	b.uint("store_revision", res.StoreRevision)
+	b.send(c)
+}
+
+// readBody reads the value into memory of just its size when the client tells it.
+func readBody(r *http.Request) ([]byte, error) {
+	if r.Body == nil || r.ContentLength == 0 {
+		return nil, nil
+	}
+	var buf bytes.Buffer
+	if r.ContentLength > 0 && r.ContentLength <= 32<<20 {
+		buf.Grow(int(r.ContentLength) + bytes.MinRead)
+	}
+	if _, err := io.Copy(&buf, r.Body); err != nil {
+		if e := errs.From(err); e.Code != errs.Internal {
+			return nil, e
+		}
+		return nil, errs.New(errs.InvalidArgument, "body: it ended before its announced length").Wrap(err)
+	}
+	return buf.Bytes(), nil
+}
+
+func (d *door) delete(c *gin.Context) {
+	p := params{c: c}
+	r := api.DeleteRequest{Key: p.key()}
+	r.If.Revision, r.If.Set = p.uint("if_revision")
+	if p.err != nil {
+		httpapi.Fail(c, p.err)
+		return
+	}
+	res, err := d.svc.Delete(c.Request.Context(), &r)
+	if err != nil {
+		httpapi.Fail(c, err)
+		return
+	}
+	b := takeBuffer()
+	b.text("key", string(r.Key))
+	b.bool("deleted", res.PrevRevision != 0)
+	b.uint("revision", res.Revision)
+	b.uint("prev_revision", res.PrevRevision)
+	b.uint("store_revision", res.StoreRevision)
+	b.send(c)
+}
+
+func (d *door) get(c *gin.Context) {
+	p := params{c: c}
+	r := api.GetRequest{Key: p.key(), Stale: p.stale()}
+	raw := p.bool("raw")
+	rev, has := p.uint("revision")
+	if p.err != nil {
+		httpapi.Fail(c, p.err)
+		return
+	}
+	if _, wait := p.get("wait"); wait {
+		d.waitKey(c, &r, raw)
+		return
+	}
+	if has && rev == 0 {
+		httpapi.Fail(c, errs.Invalid("revision", 0, "1 or more"))
+		return
+	}
+	r.Revision = rev
+	d.answerKey(c, &r, raw, nil)
+}
+
+// answerKey reads and answers in one go: the value goes from the state into the
+// answer.
+func (d *door) answerKey(c *gin.Context, r *api.GetRequest, raw bool, changed *bool) {
+	var b *buffer
+	found := false
+	err := d.svc.Read(c.Request.Context(), r, func(res *api.GetResult) {
+		found = res.Found
+		h := c.Writer.Header()
+		headers(h, &res.Header)
+		if changed != nil {
+			h["Nekoq-Changed"] = []string{strconv.FormatBool(*changed)}
+		}
+		switch {
+		case !found:
+			r.Revision = res.Revision
+		case raw:
+			kvHeaders(h, &res.KV)
+			b = takeBuffer()
+			b.b = append(b.b[:0], res.KV.Value...)
+		default:
+			b = takeBuffer()
+			b.kv(&res.KV, true)
+			b.uint("revision", res.Revision)
+			if changed != nil {
+				b.bool("changed", *changed)
+			}
+			b.lag(&res.Header)
+		}
+	})
+	switch {
+	case err != nil:
+		httpapi.Fail(c, err)
+	case !found:
+		httpapi.Fail(c, errs.New(errs.NotFound, "key: %q does not exist at revision %d", r.Key, r.Revision).
+			With(errs.Detail{Field: "key", Value: string(r.Key)}))
+	case raw:
+		b.sendRaw(c)
+	default:
+		b.send(c)
+	}
+}
+
+// waitKey is a get that waits for a change.
+func (d *door) waitKey(c *gin.Context, r *api.GetRequest, raw bool) {
+	w, err := httpapi.WaitOf(c)
+	if err == nil && r.Stale {
+		err = errs.Invalid("consistency", "stale", "linearizable together with wait")
+	}
+	if err != nil {
+		httpapi.Fail(c, err)
+		return
+	}
+	k, err := d.svc.WatchKey(c.Request.Context(), r.Key, w.Revision, !w.HasRevision)
+	if err != nil {
+		httpapi.Fail(c, err)
+		return
+	}
+	defer k.Close()
+	changed := k.Changed
+	if !changed && w.For > 0 {
+		timedOut, err := httpapi.LongPoll(c.Request.Context(), w.For, k.Wait)
+		if err != nil {
+			httpapi.Fail(c, err)
+			return
+		}
+		changed = !timedOut
+	}
+	d.answerKey(c, r, raw, &changed)
+}
+
+func (d *door) list(c *gin.Context) {
+	p := params{c: c}
+	r := api.ListRequest{Stale: p.stale(), KeysOnly: p.bool("keys_only"), Count: p.bool("count"), Limit: p.limit(d.svc.Limits().MaxListLimit)}
+	r.Start, r.End = p.keys()
+	rev, has := p.uint("revision")
+	if has && rev == 0 {
+		p.fail("revision", "0", "1 or more")
+	}
+	r.Revision = rev
+	token, has := p.get("page_token")
+	if r.PageToken = token; has && token == "" {
+		p.fail("page_token", "", "the next_page_token of the page before, or none at all")
+	}
+	if p.err != nil {
+		httpapi.Fail(c, p.err)
+		return
+	}
+	res, err := d.svc.List(c.Request.Context(), &r)
+	if err != nil {
+		httpapi.Fail(c, err)
+		return
+	}
+	headers(c.Writer.Header(), &res.Header)
+	b := takeBuffer()
+	b.array("items", len(res.Items), func(i int) { b.kv(&res.Items[i], !r.KeysOnly) })
+	b.uint("revision", res.Revision)
+	if res.Counted {
+		b.uint("count", res.Count)
+	}
+	b.text("next_page_token", res.NextPageToken)
+	b.lag(&res.Header)
+	b.send(c)
+}
+
+func (d *door) history(c *gin.Context) {
+	p := params{c: c}
+	r := api.HistoryRequest{Key: p.key(), Stale: p.stale(), Limit: p.limit(d.svc.Limits().MaxListLimit)}
+	r.Before, _ = p.uint("before")
+	if p.err != nil {
+		httpapi.Fail(c, p.err)
+		return
+	}
+	res, err := d.svc.History(c.Request.Context(), &r)
+	if err != nil {
+		httpapi.Fail(c, err)
+		return
+	}
+	headers(c.Writer.Header(), &res.Header)
+	b := takeBuffer()
+	b.array("versions", len(res.Items), func(i int) { b.kv(&res.Items[i], true) })
+	b.bool("more", res.More)
+	b.uint("revision", res.Revision)
+	b.uint("compact_revision", res.CompactRevision)
+	b.lag(&res.Header)
+	b.send(c)
+}
+
+// headers tells the revision, and of a stale answer the lag, for answers of any
+// form.
+func headers(h http.Header, a *api.Header) {
+	h["Nekoq-Revision"] = []string{strconv.FormatUint(a.Revision, 10)}
+	if a.Stale {
+		h["Nekoq-Lag-Entries"] = []string{strconv.FormatUint(a.LagEntries, 10)}
+		h["Nekoq-Lag-Age"] = []string{a.LagAge.String()}
+		h["Nekoq-Leader-Known"] = []string{strconv.FormatBool(a.LagKnown)}
+	}
+}
+
+func kvHeaders(h http.Header, kv *api.KV) {
+	h["Nekoq-Mod-Revision"] = []string{strconv.FormatUint(kv.ModRevision, 10)}
+	h["Nekoq-Create-Revision"] = []string{strconv.FormatUint(kv.CreateRevision, 10)}
+	h["Nekoq-Version"] = []string{strconv.FormatUint(kv.Version, 10)}
+	if kv.Lease != 0 {
+		h["Nekoq-Lease"] = []string{strconv.FormatUint(kv.Lease, 10)}
+	}
+}
+
+var buffers = sync.Pool{New: func() any { return &buffer{b: make([]byte, 0, 1024)} }}

@@ -10,7 +10,9 @@
 package configs
 
 import (
+	"nekoq/numgen"
 	"nekoq/services/httpapi"
+	"nekoq/services/lease"
 	"nekoq/services/peer"
 	"nekoq/services/replica/local"
 	"nekoq/services/replica/raftnode"
@@ -38,6 +40,8 @@ type Config struct {
 	Cluster     Cluster          `koanf:"cluster" doc:"Node-to-node port, membership and Raft. Used in cluster mode only."`
 	LocalSwitch local.Config     `koanf:"localswitch" doc:"The write queue of LocalSwitch. Not used in cluster mode."`
 	State       state.Config     `koanf:"state" doc:"The state file that holds the data of all services."`
+	Lease       lease.Config     `koanf:"lease" doc:"Leases: how the leader ends what has run out."`
+	Numgen      numgen.Config    `koanf:"numgen" doc:"Ids."`
 	Warehouse   warehouse.Config `koanf:"warehouse" doc:"Keys and values."`
 	Auth        Auth             `koanf:"auth" doc:"Who may do what."`
 	Telemetry   telemetry.Config `koanf:"telemetry" doc:"Log and traces of this process."`
@@ -87,6 +91,8 @@ func Default() Config {
 		Cluster:     Cluster{Peer: peer.DefaultConfig(), Raft: raftnode.DefaultConfig()},
 		LocalSwitch: local.DefaultConfig(),
 		State:       state.DefaultConfig(),
+		Lease:       lease.DefaultConfig(),
+		Numgen:      numgen.DefaultConfig(),
 		Warehouse:   warehouse.DefaultConfig(),
 		Telemetry:   telemetry.DefaultConfig(),
 	}

@@ -33,6 +33,8 @@ func (c *Config) mistakes() []error {
 		out = append(out, errs.Invalid("node.id", "", "a name, such as local"))
 	}
 	section("state", c.State.Validate())
+	section("lease", c.Lease.Validate())
+	section("numgen", c.Numgen.Validate())
 	section("warehouse", c.Warehouse.Validate())
 	section("telemetry", c.Telemetry.Validate())
 	if !isAddress(c.Native.Listen) {

@@ -1,0 +1,303 @@
+// Package group is the queue in which proposals wait for a log entry, so that
+// all that wait share the next one (group commit).
+//
+// It owns the bounds of the queue and the hand-over of a proposal between its
+// caller and the goroutine that forms entries: a caller whose deadline passes
+// learns for certain whether its command was still waiting or is on its way.
+// Safe for concurrent use. Only services/replica/local and raftnode import it.
+package group
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"nekoq/services/command"
+	"nekoq/services/errs"
+	"nekoq/services/replica"
+)
+
+// MaxCommandBytes is the most bytes of one command. The log stores take entries
+// up to 64 MiB.
+const MaxCommandBytes = 32 << 20
+
+// The life of a proposal.
+const (
+	waiting int32 = iota // may still be given up by its caller
+	taken                // is in an entry
+	givenUp              // its caller is gone
+)
+
+// Proposal is one command on its way.
+type Proposal struct {
+	Cmd   command.Command
+	size  int
+	state atomic.Int32
+	taker *Taker
+	done  chan struct{}
+	res   replica.Result
+	err   error
+}
+
+var pool = sync.Pool{New: func() any { return &Proposal{done: make(chan struct{}, 1)} }}
+
+// Finish answers the proposal. Called exactly once for each one that Take gave.
+func (p *Proposal) Finish(res replica.Result, err error) {
+	p.res, p.err = res, err
+	p.done <- struct{}{}
+}
+
+// Queue holds the waiting proposals.
+type Queue struct {
+	maxCount int
+	maxBytes int64
+
+	mu     sync.Mutex
+	cond   sync.Cond
+	items  []*Proposal // ring
+	head   int
+	count  int
+	bytes  int64
+	closed error
+}
+
+// New makes a queue of at most maxCount commands and maxBytes bytes.
+func New(maxCount int, maxBytes int64) *Queue {
+	q := &Queue{maxCount: maxCount, maxBytes: maxBytes, items: make([]*Proposal, 64)}
+	q.cond.L = &q.mu
+	return q
+}
+
+// Len is the number of waiting commands.
+func (q *Queue) Len() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.count
+}
+
+// Check refuses a command that could not be encoded or stored.
+func Check(cmd *command.Command) error {
+	switch {
+	case cmd.Kind == 0:
+		return errs.New(errs.Internal, "a command of kind 0 was proposed")
+	case len(cmd.Actor) > command.MaxActorBytes:
+		return errs.Invalid("actor", len(cmd.Actor), "at most 255 bytes")
+	case len(cmd.Payload) > MaxCommandBytes:
+		return errs.New(errs.TooLarge, "the command has %d bytes; the limit is %d", len(cmd.Payload), MaxCommandBytes).
+			With(errs.Detail{Field: "payload", Limit: "32 MiB"})
+	}
+	return nil
+}
+
+// Do queues cmd and waits for its outcome. sent tells whether it may have been
+// put into an entry; when ctx ends before that, the error is deadline_exceeded or
+// canceled and sent is false, otherwise outcome_unknown. Do keeps nothing of cmd
+// once it has returned.
+func (q *Queue) Do(ctx context.Context, cmd *command.Command) (res replica.Result, sent bool, err error) {
+	if err := Check(cmd); err != nil {
+		return res, false, err
+	}
+	if err := ctx.Err(); err != nil {
+		return res, false, errs.From(err)
+	}
+	p := pool.Get().(*Proposal)
+	p.Cmd, p.size = *cmd, command.Size(cmd)
+	p.state.Store(waiting)
+	if err := q.push(p); err != nil {
+		p.recycle()
+		return res, false, err
+	}
+	select {
+	case <-p.done:
+		return p.outcome()
+	case <-ctx.Done():
+	}
+	if p.state.CompareAndSwap(waiting, givenUp) {
+		return res, false, errs.From(ctx.Err())
+	}
+	// The entry may still be read from the caller's memory.
+	p.taker.encode.Lock()
+	p.taker.encode.Unlock() //nolint:staticcheck // waiting is the purpose
+	select {
+	case <-p.done:
+		return p.outcome()
+	default:
+		return res, true, Unknown(ctx.Err())
+	}
+}
+
+// Unknown is the error of a write whose fate is not known.
+func Unknown(cause error) error {
+	return errs.New(errs.OutcomeUnknown, "the write was sent, but its outcome is not known").Wrap(cause)
+}
+
+func (p *Proposal) outcome() (replica.Result, bool, error) {
+	res, err := p.res, p.err
+	p.recycle()
+	return res, true, err
+}
+
+func (p *Proposal) recycle() {
+	p.Cmd, p.res, p.err, p.taker = command.Command{}, replica.Result{}, nil, nil
+	pool.Put(p)
+}
+
+func (q *Queue) push(p *Proposal) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed != nil {
+		return q.closed
+	}
+	if q.count >= q.maxCount || (q.bytes+int64(p.size) > q.maxBytes && q.count > 0) {
+		return errs.New(errs.TooManyRequests, "%d commands (%d bytes) already wait to be written", q.count, q.bytes)
+	}
+	if q.count == len(q.items) {
+		grown := make([]*Proposal, 2*len(q.items))
+		n := copy(grown, q.items[q.head:])
+		copy(grown[n:], q.items[:q.head])
+		q.items, q.head = grown, 0
+	}
+	q.items[(q.head+q.count)%len(q.items)] = p
+	q.count++
+	q.bytes += int64(p.size)
+	q.cond.Signal()
+	return nil
+}
+
+// Close makes the queue refuse new commands with err. Take goes on to give what
+// waits and then reports the end.
+func (q *Queue) Close(err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed == nil {
+		q.closed = err
+	}
+	q.cond.Broadcast()
+}
+
+// FailWaiting answers everything that waits with err.
+func (q *Queue) FailWaiting(err error) {
+	var t Taker
+	for {
+		q.mu.Lock()
+		if q.count == 0 {
+			q.mu.Unlock()
+			return
+		}
+		batch := q.takeLocked(&t, nil)
+		q.mu.Unlock()
+		for _, p := range batch {
+			p.Finish(replica.Result{}, err)
+		}
+	}
+}
+
+// Taker forms entries. Each goroutine that does so has its own.
+type Taker struct {
+	encode sync.Mutex // held while commands are read into an entry
+	cmds   []command.Command
+}
+
+// Take waits for commands, and returns what waits up to the limits of an entry,
+// encoded with the time that now gives. ok is false when the queue is closed and
+// empty. The entry is newly allocated; batch reuses buf.
+func (t *Taker) Take(q *Queue, buf []*Proposal, now func() int64) (batch []*Proposal, entry []byte, ok bool) {
+	for {
+		q.mu.Lock()
+		for q.count == 0 && q.closed == nil {
+			q.cond.Wait()
+		}
+		if q.count == 0 {
+			q.mu.Unlock()
+			return nil, nil, false
+		}
+		t.encode.Lock()
+		batch = q.takeLocked(t, buf[:0])
+		q.mu.Unlock()
+		if len(batch) > 0 {
+			break
+		}
+		t.encode.Unlock()
+	}
+	defer t.encode.Unlock()
+	stamp, size := now(), 32
+	t.cmds = t.cmds[:0]
+	for _, p := range batch {
+		p.Cmd.Time = stamp
+		t.cmds = append(t.cmds, p.Cmd)
+		size += p.size
+	}
+	entry = command.AppendBatch(make([]byte, 0, size), t.cmds)
+	clear(t.cmds)
+	for _, p := range batch {
+		p.Cmd.Payload = nil
+	}
+	return batch, entry, true
+}
+
+func (q *Queue) takeLocked(t *Taker, batch []*Proposal) []*Proposal {
+	bytes := 0
+	for q.count > 0 && len(batch) < command.MaxBatchCommands {
+		p := q.items[q.head]
+		if len(batch) > 0 && bytes+p.size > command.MaxBatchBytes {
+			break
+		}
+		q.items[q.head] = nil
+		q.head = (q.head + 1) % len(q.items)
+		q.count--
+		q.bytes -= int64(p.size)
+		p.taker = t
+		if p.state.CompareAndSwap(waiting, taken) {
+			batch = append(batch, p)
+			bytes += p.size
+		}
+	}
+	return batch
+}
+
+// DoAll queues cmds together and calls answer with the outcome of each, in order.
+// The memory of cmds must never change. ctx ends the waiting as in Do.
+func (q *Queue) DoAll(ctx context.Context, cmds []command.Command, answer func(replica.Result, error)) {
+	type queued struct {
+		p   *Proposal
+		err error
+	}
+	all := make([]queued, len(cmds))
+	for i := range cmds {
+		if err := Check(&cmds[i]); err != nil {
+			all[i].err = err
+			continue
+		}
+		p := pool.Get().(*Proposal)
+		p.Cmd, p.size = cmds[i], command.Size(&cmds[i])
+		p.state.Store(waiting)
+		if err := q.push(p); err != nil {
+			p.recycle()
+			all[i].err = err
+			continue
+		}
+		all[i].p = p
+	}
+	for _, w := range all {
+		if w.err != nil {
+			answer(replica.Result{}, w.err)
+			continue
+		}
+		select {
+		case <-w.p.done:
+		case <-ctx.Done():
+			if w.p.state.CompareAndSwap(waiting, givenUp) {
+				answer(replica.Result{}, errs.From(ctx.Err()))
+				continue
+			}
+			select {
+			case <-w.p.done:
+			default:
+				answer(replica.Result{}, Unknown(ctx.Err()))
+				continue
+			}
+		}
+		res, _, err := w.p.outcome()
+		answer(res, err)
+	}
+}

@@ -1,0 +1,81 @@
+package raftnode
+
+import (
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"nekoq/services/errs"
+)
+
+// diskGuard watches the free space of the data folder, so that writes are
+// refused while every file can still be written: neither raft nor a log store
+// takes half a failure well.
+//
+// Proposals stop below the reserve. The log itself stops only below a quarter of
+// it, so that elections and membership changes go on.
+type diskGuard struct {
+	dir     string
+	reserve int64
+	log     *slog.Logger
+	free    func(dir string) (int64, error) // replaced in tests
+	low     atomic.Bool                     // below the reserve
+	out     atomic.Bool                     // below a quarter of it
+}
+
+func newDiskGuard(dir string, reserve int64, log *slog.Logger) *diskGuard {
+	return &diskGuard{dir: dir, reserve: reserve, log: log, free: freeBytes}
+}
+
+// look measures. A failing measurement changes nothing.
+func (d *diskGuard) look() {
+	if d.reserve == 0 {
+		return
+	}
+	free, err := d.free(d.dir)
+	if err != nil {
+		d.log.Warn("cannot tell the free space", "dir", d.dir, "error", err)
+		return
+	}
+	low := free < d.reserve
+	if d.low.Swap(low) != low {
+		if low {
+			d.log.Error("disk almost full: writes are refused until space returns", "dir", d.dir, "free_bytes", free, "reserve_bytes", d.reserve)
+		} else {
+			d.log.Info("disk has space again: writes go on", "dir", d.dir, "free_bytes", free)
+		}
+	}
+	d.out.Store(free < d.reserve/4)
+}
+
+func (d *diskGuard) run(interval time.Duration, stop <-chan struct{}) {
+	t := time.NewTicker(interval)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			d.look()
+		case <-stop:
+			return
+		}
+	}
+}
+
+func errStorageFull(cause error) error {
+	return errs.New(errs.StorageFull, "the disk of the data folder is full; reads go on, writes go on when space returns").Wrap(cause)
+}
+
+// isNoSpace tells a full disk or quota from a broken one.
+func isNoSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) || errs.Has(err, errs.StorageFull)
+}
+
+func freeBytes(dir string) (int64, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return 0, err
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}

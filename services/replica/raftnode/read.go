@@ -1,0 +1,346 @@
+package raftnode
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"nekoq/services/errs"
+	"nekoq/services/replica"
+	"nekoq/services/state"
+	"nekoq/services/wire"
+)
+
+// View is replica.Viewer.
+//
+// A linearizable read on the leader waits until a majority has confirmed, in
+// answer to calls that were sent after the read began, that the leader's term is
+// still theirs. All reads that wait share one round. (raft's VerifyLeader accepts
+// answers to messages sent before it was called, so a leader that was frozen
+// while a successor was elected could pass it.) A follower asks the leader for
+// an index found in this way and waits until its own state has reached it.
+func (n *Node) View(ctx context.Context, c replica.Consistency) (*state.View, replica.Lag, error) {
+	if c == replica.Stale {
+		if err := ctx.Err(); err != nil {
+			return nil, replica.Lag{}, errs.From(err)
+		}
+		v := n.machine.View()
+		return v, n.lag(v.Index()), nil
+	}
+	patience := n.patience(ctx)
+	defer patience.stop()
+	pause := time.Millisecond
+	for {
+		err := n.reach(patience.ctx)
+		if err == nil {
+			v := n.machine.View()
+			return v, replica.Lag{Known: true}, nil
+		}
+		if !retryRead(err) || patience.ctx.Err() != nil {
+			return nil, replica.Lag{}, n.readError(ctx, err)
+		}
+		if err := n.pause(patience.ctx, &pause); err != nil {
+			return nil, replica.Lag{}, n.readError(ctx, err)
+		}
+	}
+}
+
+// reach returns when this node's view is linearizable.
+func (n *Node) reach(ctx context.Context) error {
+	if err := n.usable(); err != nil {
+		return err
+	}
+	if n.leader.current() == n.id {
+		_, err := n.ownReads.wait(ctx)
+		return err
+	}
+	index, err := n.leaderReads.wait(ctx)
+	if err != nil {
+		return err
+	}
+	return n.machine.WaitApplied(ctx, index)
+}
+
+// retryRead: a read changes nothing, so everything passing is tried again.
+func retryRead(err error) bool {
+	switch errs.CodeOf(err) {
+	case errs.Unavailable, errs.NoLeader, errs.ShuttingDown, errs.OutcomeUnknown, errs.TooManyRequests, errs.DeadlineExceeded:
+		return true
+	}
+	return errors.Is(err, errNotTaken)
+}
+
+func (n *Node) readError(ctx context.Context, err error) error {
+	if e := n.usable(); e != nil {
+		return e
+	}
+	if e := ctx.Err(); e != nil && errors.Is(e, context.Canceled) {
+		return errs.From(e)
+	}
+	if !retryRead(err) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	if n.leader.current() != "" && ctx.Err() != nil {
+		return errs.New(errs.DeadlineExceeded, "the leader did not confirm in time that it still leads").Wrap(err)
+	}
+	return errs.New(errs.NoLeader, "no leader confirmed the read in time").Wrap(err)
+}
+
+// lag says how far a stale view at index may be behind.
+func (n *Node) lag(index uint64) replica.Lag {
+	r := n.raft.Load()
+	if r == nil {
+		return replica.Lag{}
+	}
+	var l replica.Lag
+	if commit := r.CommitIndex(); commit > index {
+		l.Entries = commit - index
+		// No-ops and barriers at the end of the log never reach the state.
+		if l.Entries <= n.logs.stateless() && commit >= n.logs.last.Load() {
+			l.Entries = 0
+		}
+	}
+	if r.State() == raft.Leader {
+		l.Known = true
+		return l
+	}
+	if at := r.LastContact(); !at.IsZero() {
+		l.Known, l.Age = true, time.Since(at)
+	}
+	return l
+}
+
+// reads collects reads that wait for the same thing. While one round runs, the
+// next fills; it closes before its own round begins.
+type reads struct {
+	fetch func() (uint64, error) // one round
+	size  func(int)              // told how many shared it
+
+	mu      sync.Mutex
+	next    *readBatch
+	running bool
+}
+
+type readBatch struct {
+	done  chan struct{}
+	n     int
+	index uint64
+	err   error
+}
+
+// wait joins the next round and returns the index that it found.
+func (r *reads) wait(ctx context.Context) (uint64, error) {
+	r.mu.Lock()
+	if r.next == nil {
+		r.next = &readBatch{done: make(chan struct{})}
+	}
+	b := r.next
+	b.n++
+	if !r.running {
+		r.running = true
+		go r.run()
+	}
+	r.mu.Unlock()
+	select {
+	case <-b.done:
+		return b.index, b.err
+	case <-ctx.Done():
+		return 0, errs.From(ctx.Err())
+	}
+}
+
+func (r *reads) run() {
+	for {
+		r.mu.Lock()
+		b := r.next
+		r.next = nil
+		if b == nil {
+			r.running = false
+			r.mu.Unlock()
+			return
+		}
+		r.mu.Unlock()
+		r.size(b.n)
+		b.index, b.err = r.fetch()
+		close(b.done)
+	}
+}
+
+// confirm is one round on the leader. The index is taken after the batch was
+// closed and before the others are asked.
+func (n *Node) confirm() (uint64, error) {
+	term, ok := n.leader.serving()
+	r := n.raft.Load()
+	if !ok || r == nil {
+		return 0, errNotTaken
+	}
+	index, _ := n.machine.Applied()
+	start := time.Now()
+	n.m.rounds.Inc()
+	voters, self := n.voters()
+	need := len(voters)/2 + 1
+	if self {
+		need--
+	}
+	if need > 0 {
+		if err := n.askTerms(term, voters, need); err != nil {
+			return 0, err
+		}
+	}
+	// A single voter cannot be superseded without its own vote.
+	if r.State() != raft.Leader || r.CurrentTerm() != term {
+		return 0, errNotTaken
+	}
+	n.m.roundTime.Observe(time.Since(start).Seconds())
+	return index, nil
+}
+
+// voters lists the voters of the newest configuration, and whether this node is
+// one.
+func (n *Node) voters() (ids []string, self bool) {
+	for _, s := range n.Servers() {
+		if s.Voter {
+			ids = append(ids, s.ID)
+			self = self || s.ID == n.id
+		}
+	}
+	return ids, self
+}
+
+// askTerms returns nil when need other voters have said that term is current.
+func (n *Node) askTerms(term uint64, voters []string, need int) error {
+	n.confirms.mu.Lock()
+	n.confirms.round++
+	round := n.confirms.round
+	votes := make(chan bool, len(voters))
+	asked := 0
+	for _, id := range voters {
+		if id == n.id {
+			continue
+		}
+		asked++
+		c := n.confirms.peers[id]
+		if c == nil {
+			c = &confirmer{}
+			n.confirms.peers[id] = c
+		}
+		c.want = &confirmWant{round: round, term: term, votes: votes}
+		if !c.running {
+			c.running = true
+			go n.runConfirm(id, c)
+		}
+	}
+	n.confirms.mu.Unlock()
+	limit := time.NewTimer(n.cfg.ReadConfirmTimeout)
+	defer limit.Stop()
+	for need > 0 {
+		if asked < need {
+			return errs.New(errs.NoLeader, "a majority did not confirm that node %s leads", n.id)
+		}
+		select {
+		case yes := <-votes:
+			asked--
+			if yes {
+				need--
+			}
+		case <-limit.C:
+			return errs.New(errs.NoLeader, "a majority did not confirm in %s that node %s leads", n.cfg.ReadConfirmTimeout, n.id)
+		case <-n.stopping:
+			return errs.New(errs.ShuttingDown, "the node is stopping")
+		}
+	}
+	return nil
+}
+
+// confirms is the calls of the rounds: one at a time to each node, so that a node
+// that hangs collects no calls. A node that is late for a round takes part in
+// the newest one when it is back.
+type confirms struct {
+	mu    sync.Mutex
+	round uint64
+	peers map[string]*confirmer
+}
+
+type confirmer struct {
+	running bool
+	want    *confirmWant // nil when done
+}
+
+type confirmWant struct {
+	round, term uint64
+	votes       chan<- bool
+}
+
+func (n *Node) runConfirm(id string, c *confirmer) {
+	for {
+		n.confirms.mu.Lock()
+		w := c.want
+		c.want = nil
+		if w == nil {
+			c.running = false
+			n.confirms.mu.Unlock()
+			return
+		}
+		n.confirms.mu.Unlock()
+		w.votes <- n.askTerm(id, w.term) // buffered
+	}
+}
+
+func (n *Node) askTerm(id string, term uint64) bool {
+	ctx, cancel := context.WithTimeout(n.life, n.cfg.ReadConfirmTimeout)
+	defer cancel()
+	answer, err := n.peers.Call(ctx, id, MethodConfirmTerm, nil)
+	if err != nil || len(answer) != 16 {
+		return false
+	}
+	n.progress.Store(id, binary.BigEndian.Uint64(answer[8:]))
+	return binary.BigEndian.Uint64(answer) == term
+}
+
+// serveConfirmTerm is MethodConfirmTerm: the term that this node is in, on disk,
+// and its applied index.
+func (n *Node) serveConfirmTerm(_ context.Context, _, dst []byte) ([]byte, error) {
+	r := n.raft.Load()
+	if r == nil {
+		return nil, errs.New(errs.Unavailable, "the node has not been started")
+	}
+	applied, _ := n.machine.Applied()
+	dst = binary.BigEndian.AppendUint64(dst, r.CurrentTerm())
+	return binary.BigEndian.AppendUint64(dst, applied), nil
+}
+
+// askLeader is one round on a follower.
+func (n *Node) askLeader() (uint64, error) {
+	answer, err := n.callLeader(MethodReadIndex, nil)
+	if err != nil {
+		return 0, err
+	}
+	if len(answer) != 8 {
+		return 0, errs.New(errs.ProtocolViolation, "an answer of %d bytes for a read index", len(answer))
+	}
+	return binary.BigEndian.Uint64(answer), nil
+}
+
+// serveReadIndex is MethodReadIndex on the leader.
+func (n *Node) serveReadIndex(ctx context.Context, _, dst []byte) ([]byte, error) {
+	if err := n.usable(); err != nil {
+		return nil, err
+	}
+	if n.leader.current() != n.id {
+		return nil, errs.New(errs.NoLeader, "node %s is not the leader", n.id)
+	}
+	index, err := n.ownReads.wait(ctx)
+	if errors.Is(err, errNotTaken) {
+		return nil, errs.New(errs.NoLeader, "node %s does not serve as the leader yet", n.id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return binary.BigEndian.AppendUint64(dst, index), nil
+}
+
+var _ = []wire.Unary{(*Node)(nil).serveConfirmTerm, (*Node)(nil).serveReadIndex, (*Node)(nil).serveForward}

@@ -1,0 +1,160 @@
+package raftnode
+
+import (
+	"context"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// transport is raft's network transport with three changes.
+//
+// Heartbeats take the normal path: raft's fast path handles them on the
+// connection's goroutine, where one with a newer term races with the main loop
+// (hashicorp/raft issue 695) and two nodes may commit different entries. The
+// embedding keeps RequestPreVote visible, without which raft turns pre-vote off.
+// And messages are bounded by bytes, where raft counts entries only.
+type transport struct {
+	*raft.NetworkTransport
+	maxBytes int64
+}
+
+var (
+	_ raft.Transport   = (*transport)(nil)
+	_ raft.WithPreVote = (*transport)(nil)
+	_ raft.WithClose   = (*transport)(nil)
+)
+
+func newTransport(peers Peers, addr string, cfg Config, log hclog.Logger) *transport {
+	return &transport{
+		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+			Stream:                  &streamLayer{ln: peers.RaftListener(), peers: peers, addr: raftAddr(addr), open: map[net.Conn]struct{}{}},
+			MaxPool:                 4,
+			MaxRPCsInFlight:         2,
+			Timeout:                 cfg.TransportTimeout,
+			Logger:                  log,
+			MsgpackUseNewTimeFormat: true,
+		}),
+		maxBytes: cfg.MaxAppendBytes,
+	}
+}
+
+// SetHeartbeatHandler does nothing; see the type's comment.
+func (t *transport) SetHeartbeatHandler(func(raft.RPC)) {}
+
+// AppendEntries bounds the message. raft reads from the request afterwards how
+// far it came.
+func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	t.bound(req)
+	return t.NetworkTransport.AppendEntries(id, target, req, resp)
+}
+
+func (t *transport) bound(req *raft.AppendEntriesRequest) {
+	var bytes int64
+	for i, e := range req.Entries {
+		bytes += int64(len(e.Data))
+		if bytes > t.maxBytes && i > 0 {
+			req.Entries = req.Entries[:i]
+			return
+		}
+	}
+}
+
+// AppendEntriesPipeline bounds every message of the pipeline.
+func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
+	p, err := t.NetworkTransport.AppendEntriesPipeline(id, target)
+	if err != nil {
+		return nil, err
+	}
+	return &pipeline{AppendPipeline: p, t: t}, nil
+}
+
+type pipeline struct {
+	raft.AppendPipeline
+	t *transport
+}
+
+func (p *pipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	p.t.bound(req)
+	return p.AppendPipeline.AppendEntries(req, resp)
+}
+
+// raftAddr is an address by the name under which other nodes know it.
+type raftAddr string
+
+func (a raftAddr) Network() string { return "tcp" }
+func (a raftAddr) String() string  { return string(a) }
+
+// streamLayer hands raft its connections and remembers them: raft's transport
+// leaves accepted ones open when it closes.
+type streamLayer struct {
+	ln    net.Listener
+	peers Peers
+	addr  raftAddr
+
+	mu     sync.Mutex
+	closed bool
+	open   map[net.Conn]struct{}
+}
+
+func (s *streamLayer) Addr() net.Addr { return s.addr }
+
+func (s *streamLayer) Accept() (net.Conn, error) {
+	c, err := s.ln.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return s.keep(c)
+}
+
+func (s *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	c, err := s.peers.DialRaft(ctx, string(address))
+	if err != nil {
+		return nil, err
+	}
+	return s.keep(c)
+}
+
+func (s *streamLayer) keep(c net.Conn) (net.Conn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		_ = c.Close()
+		return nil, net.ErrClosed
+	}
+	k := &keptConn{Conn: c, layer: s}
+	s.open[k] = struct{}{}
+	return k, nil
+}
+
+func (s *streamLayer) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	conns := make([]net.Conn, 0, len(s.open))
+	for c := range s.open {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	err := s.ln.Close()
+	for _, c := range conns {
+		_ = c.Close()
+	}
+	return err
+}
+
+type keptConn struct {
+	net.Conn
+	layer *streamLayer
+}
+
+func (c *keptConn) Close() error {
+	c.layer.mu.Lock()
+	delete(c.layer.open, c)
+	c.layer.mu.Unlock()
+	return c.Conn.Close()
+}

@@ -80,6 +80,7 @@ func (m *Machine) commitOnce() {
 		}
 		pause = min(2*pause, lastRetry)
 		if !m.isFlushing(b) {
+			signal(m.kick) // the one that was taken above may be about newer rows
 			return
 		}
 	}
@@ -165,14 +166,19 @@ func (m *Machine) commitBatch(b *batch) error {
 // else halts.
 func (m *Machine) write(b *batch) error {
 	began := time.Now()
-	err := m.makeRoom(b)
-	if err == nil {
-		err = m.writeTx(m.base.h.db, b)
+	err := m.writeTx(m.base.h.db, b)
+	for errors.Is(err, berrors.ErrMaxSizeReached) && m.mapLimits() {
+		if err = m.remap(); err == nil {
+			err = m.writeTx(m.base.h.db, b)
+		}
 	}
 	if err == nil {
 		m.metrics.committed(time.Since(began), b.bytes)
 		m.setStorage(nil)
 		return nil
+	}
+	if m.haltedNow() {
+		return m.err
 	}
 	m.metrics.failed()
 	if isFull(err) {
@@ -281,6 +287,9 @@ func (m *Machine) Flush(ctx context.Context) error {
 	m.mu.Lock()
 	want := m.seq
 	m.mu.Unlock()
+	if m.haltedNow() {
+		return m.err
+	}
 	if m.opts.Mode == Synced {
 		return m.flushSynced(want)
 	}

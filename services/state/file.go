@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -84,51 +86,106 @@ func corrupt(path string, cause error) error {
 		"move it away and let the node join again, or restore a backup", path, cause).Wrap(cause)
 }
 
-// handle is one open bbolt file. The machine and every base hold a reference;
-// the last one closes it.
+// handle is one open bbolt file. The machine, every base and every snapshot
+// hold a reference; the last one closes it.
 type handle struct {
-	db     *bolt.DB
-	file   *os.File // bbolt's own, for its size
-	refs   atomic.Int64
-	closed chan struct{}
-	err    error // of closing; valid when closed
+	db       *bolt.DB
+	file     *os.File // bbolt's own, for its size
+	mapBytes int64    // a lower bound of bbolt's memory map
+	refs     atomic.Int64
+	closed   chan struct{}
+	err      error  // of closing; valid when closed
+	onClosed func() // set before the machine's own reference goes
+
+	mu    sync.Mutex
+	txs   map[int]int   // open read transactions by transaction id
+	fewer chan struct{} // closed and replaced when one ends
 }
 
 func (h *handle) release() {
 	if h.refs.Add(-1) == 0 {
 		h.err = h.db.Close()
+		if h.onClosed != nil {
+			h.onClosed()
+		}
 		close(h.closed)
 	}
 }
 
+// begin opens a read transaction that holds a reference.
+func (h *handle) begin() (*bolt.Tx, error) {
+	tx, err := h.db.Begin(false)
+	if err != nil {
+		return nil, err
+	}
+	h.refs.Add(1)
+	h.mu.Lock()
+	h.txs[tx.ID()]++
+	h.mu.Unlock()
+	return tx, nil
+}
+
+// end ends a transaction of begin.
+func (h *handle) end(tx *bolt.Tx) {
+	id := tx.ID()
+	_ = tx.Rollback()
+	h.mu.Lock()
+	if h.txs[id]--; h.txs[id] == 0 {
+		delete(h.txs, id)
+	}
+	close(h.fewer)
+	h.fewer = make(chan struct{})
+	h.mu.Unlock()
+	h.release()
+}
+
+// opener opens the file that bbolt works on.
+type opener func(name string, flag int, perm os.FileMode) (*os.File, error)
+
+// mapSize rounds n up to a size that bbolt maps as it is: a power of two from
+// 32 KiB, whole GiB above one GiB.
+func mapSize(n int64) int64 {
+	for size := int64(32 << 10); size <= 1<<30; size *= 2 {
+		if n <= size {
+			return size
+		}
+	}
+	return (n + 1<<30 - 1) >> 30 << 30
+}
+
 // openFile opens path, creates what is missing and reads its position. Every
 // failure, panics of bbolt on damaged pages included, is an *errs.Error.
-func openFile(path string, reg *Registry, cfg *Config, mode Mode, opener func(string, int, os.FileMode) (*os.File, error)) (h *handle, m meta, err error) {
-	var db *bolt.DB
+func openFile(path string, reg *Registry, cfg *Config, mode Mode, open opener) (h *handle, m meta, err error) {
+	// A page beyond the end of a cut file is a fault of the memory map; as a
+	// panic it can be told from a crash.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	if open == nil {
+		open = os.OpenFile
+	}
+	n := &handle{closed: make(chan struct{}), txs: make(map[int]int), fewer: make(chan struct{})}
+	n.refs.Store(1)
 	defer func() {
 		if p := recover(); p != nil {
-			err = corrupt(path, fmt.Errorf("%v", p))
+			err = corrupt(path, panicError(p))
 		}
-		if err != nil && db != nil {
-			closeQuietly(db)
+		if err != nil {
 			h = nil
+			closeQuietly(n)
 		}
 	}()
-	h = &handle{closed: make(chan struct{})}
-	h.refs.Store(1)
-	if opener == nil {
-		opener = os.OpenFile
+	n.mapBytes = mapSize(cfg.MmapBytes)
+	if info, serr := os.Stat(path); serr == nil {
+		n.mapBytes = max(n.mapBytes, mapSize(info.Size()))
 	}
-	db, err = bolt.Open(path, 0o600, &bolt.Options{
+	n.db, err = bolt.Open(path, 0o600, &bolt.Options{
 		Timeout:         cfg.LockTimeout,
 		FreelistType:    bolt.FreelistMapType,
-		InitialMmapSize: int(cfg.MmapBytes),
-		MaxSize:         int(cfg.MaxFileBytes),
+		InitialMmapSize: int(n.mapBytes),
 		NoSync:          mode == Volatile,
 		NoGrowSync:      mode == Volatile,
 		OpenFile: func(name string, flag int, perm os.FileMode) (*os.File, error) {
-			f, err := opener(name, flag, perm)
-			h.file = f
+			f, err := open(name, flag, perm)
+			n.file = f
 			return f, err
 		},
 	})
@@ -136,21 +193,29 @@ func openFile(path string, reg *Registry, cfg *Config, mode Mode, opener func(st
 		return nil, meta{}, openError(path, err)
 	}
 	if mode == Volatile {
-		db.AllocSize = 1 << 20
+		n.db.AllocSize = 1 << 20
 	}
-	h.db = db
-	if err := createMissing(db, reg); err != nil {
+	if err := n.createMissing(path, reg); err != nil {
 		return nil, meta{}, err
 	}
-	err = db.View(func(tx *bolt.Tx) error {
+	if err := n.db.View(func(tx *bolt.Tx) error {
 		var err error
 		m, err = readMeta(tx)
 		return err
-	})
-	if err != nil {
+	}); err != nil {
 		return nil, meta{}, corrupt(path, err)
 	}
-	return h, m, nil
+	n.limit(cfg)
+	return n, m, nil
+}
+
+// limit makes bbolt refuse to grow the file to the end of its memory map, where
+// it would wait for all readers, or beyond the configured size.
+func (h *handle) limit(cfg *Config) {
+	h.db.MaxSize = int(h.mapBytes - 1)
+	if cfg.MaxFileBytes > 0 {
+		h.db.MaxSize = int(min(cfg.MaxFileBytes, h.mapBytes-1))
+	}
 }
 
 func openError(path string, err error) error {
@@ -171,57 +236,77 @@ func openError(path string, err error) error {
 
 // createMissing makes the marker of a new file and the tables that it lacks. A
 // file with other buckets and no marker is not ours and is left alone.
-func createMissing(db *bolt.DB, reg *Registry) error {
+func (h *handle) createMissing(path string, reg *Registry) error {
 	fresh, missing := false, false
-	var err error
-	_ = db.View(func(tx *bolt.Tx) error {
+	err := h.db.View(func(tx *bolt.Tx) error {
+		info, err := h.file.Stat()
+		if err != nil {
+			return err
+		}
+		if tx.Size() > info.Size() {
+			return fmt.Errorf("it was cut to %d of %d bytes", info.Size(), tx.Size())
+		}
 		if k, _ := tx.Cursor().First(); k == nil {
 			fresh = true
-		} else if _, err = readMeta(tx); err != nil {
-			err = corrupt(db.Path(), err)
+		} else if _, err := readMeta(tx); err != nil {
+			return err
 		}
 		for _, t := range reg.tables {
 			missing = missing || tx.Bucket(t.bucket) == nil
 		}
 		return nil
 	})
-	if err != nil || !fresh && !missing {
-		return err
-	}
-	err = db.Update(func(tx *bolt.Tx) error {
-		if fresh {
-			if _, err := tx.CreateBucket(metaBucket); err != nil {
-				return err
-			}
-			if err := writeMeta(tx, &meta{}); err != nil {
-				return err
-			}
-		}
-		for _, t := range reg.tables {
-			if _, err := tx.CreateBucketIfNotExists(t.bucket); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
 	if err != nil {
-		return openError(db.Path(), err)
+		return corrupt(path, err)
+	}
+	if !fresh && !missing {
+		return nil
+	}
+	if err := h.db.Update(func(tx *bolt.Tx) error { return createBuckets(tx, reg) }); err != nil {
+		return openError(path, err)
 	}
 	return nil
 }
 
-// closeQuietly closes a file that failed to open fully. After a panic inside a
-// bbolt transaction its locks may be held, so it does not wait for ever.
-func closeQuietly(db *bolt.DB) {
+func createBuckets(tx *bolt.Tx, reg *Registry) error {
+	if tx.Bucket(metaBucket) == nil {
+		if _, err := tx.CreateBucket(metaBucket); err != nil {
+			return err
+		}
+		if err := writeMeta(tx, &meta{}); err != nil {
+			return err
+		}
+	}
+	for _, t := range reg.tables {
+		if _, err := tx.CreateBucketIfNotExists(t.bucket); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// closeQuietly closes a file that failed to open fully. After a panic inside
+// bbolt its locks may be held and Close would wait for ever; then only the lock
+// of the file is let go (its memory map would keep it) and the descriptor closed.
+func closeQuietly(h *handle) {
+	if h.db == nil {
+		if h.file != nil {
+			_ = unlockFile(h.file)
+			_ = h.file.Close()
+		}
+		return
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		defer func() { _ = recover() }()
-		_ = db.Close()
+		_ = h.db.Close()
 	}()
 	select {
 	case <-done:
 	case <-time.After(time.Second):
+		_ = unlockFile(h.file)
+		_ = h.file.Close()
 	}
 }
 
@@ -238,11 +323,10 @@ type base struct {
 
 // newBase begins a read transaction; it has one reference.
 func newBase(h *handle, reg *Registry) (*base, error) {
-	tx, err := h.db.Begin(false)
+	tx, err := h.begin()
 	if err != nil {
 		return nil, err
 	}
-	h.refs.Add(1)
 	b := &base{h: h, tx: tx, reg: reg, buckets: make([]atomic.Pointer[bolt.Bucket], len(reg.tables))}
 	b.refs.Store(1)
 	return b, nil
@@ -260,7 +344,6 @@ func (b *base) bucket(slot int) *bolt.Bucket {
 
 func (b *base) release() {
 	if b.refs.Add(-1) == 0 {
-		_ = b.tx.Rollback()
-		b.h.release()
+		b.h.end(b.tx)
 	}
 }

@@ -3,6 +3,7 @@ package state
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -78,15 +79,11 @@ func expireSessions(tx *Tx, cmd *command.Command) ([]byte, error) {
 		return nil, errs.Invalid("cutoff", len(cmd.Payload), "8 bytes")
 	}
 	cutoff := int64(binary.BigEndian.Uint64(cmd.Payload))
-	var old []uint64
-	for id, s := range tx.m.sessions.byID { //det:ordered sorted below
-		if s.lastUse < cutoff {
-			old = append(old, id)
+	byID := tx.m.sessions.byID
+	for _, id := range slices.Sorted(maps.Keys(byID)) {
+		if byID[id].lastUse < cutoff {
+			tx.removeSession(id)
 		}
-	}
-	slices.Sort(old)
-	for _, id := range old {
-		tx.removeSession(id)
 	}
 	return nil, nil
 }

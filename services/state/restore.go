@@ -104,7 +104,7 @@ func (m *Machine) receive(r io.Reader, tmp string) (SnapshotInfo, error) {
 	if err != nil {
 		return info, writeError(tmp, err)
 	}
-	defer f.Close() //nolint:errcheck // closed below; this is for the failures
+	defer func() { _ = f.Close() }() // closed below; this is for the failures
 	if n, err := io.Copy(f, io.TeeReader(io.LimitReader(r, info.FileBytes), sum)); err != nil {
 		return info, writeError(tmp, err)
 	} else if n < info.FileBytes {
@@ -150,6 +150,6 @@ func syncDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close() //nolint:errcheck // read only
+	defer func() { _ = d.Close() }()
 	return d.Sync()
 }

@@ -28,10 +28,9 @@ const (
 // Limits of sessions. They change outcomes, so they are constants of cluster
 // version 1 and not configuration.
 const (
-	MaxSessions        = 65536
-	MaxSessionResults  = 4096 // outstanding results of one session
-	firstVersion       = 1
-	maxSessionRowBytes = maxValueBytes
+	MaxSessions       = 65536
+	MaxSessionResults = 4096 // outstanding results of one session
+	firstVersion      = 1
 )
 
 // outcome is the kept result of one request.
@@ -167,7 +166,7 @@ func (m *Machine) finishRequest(s *session, seq uint64, r *Result) {
 	}
 	o := outcome{seq: seq, revision: r.Revision, changed: r.Changed, data: slices.Clone(r.Data)}
 	if r.Err != nil {
-		o.err = r.Err.(*errs.Error) //nolint:errorlint // set by this package, always exactly this
+		o.err = r.Err.(*errs.Error)
 	}
 	i, _ := s.find(seq)
 	s.results = slices.Insert(s.results, i, o)
@@ -319,4 +318,11 @@ func (f *fields) outcome() outcome {
 		}
 	}
 	return o
+}
+
+// Sessions is the number of client sessions.
+func (m *Machine) Sessions() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.sessions.byID)
 }

@@ -47,16 +47,15 @@ func (m *Machine) Snapshot() (*Snapshot, error) {
 		return nil, errs.New(errs.ShuttingDown, "the state machine is closed")
 	}
 	h := m.base.h
-	tx, err := h.db.Begin(false)
+	tx, err := h.begin()
 	if err != nil {
 		return nil, errs.New(errs.Internal, "state file %s: %v", m.opts.Path, err).Wrap(err)
 	}
 	mt, err := readMeta(tx)
 	if err != nil {
-		_ = tx.Rollback()
+		h.end(tx)
 		return nil, corrupt(m.opts.Path, err)
 	}
-	h.refs.Add(1)
 	m.openViews.Add(1)
 	return &Snapshot{h: h, tx: tx, meta: mt, m: m}, nil
 }
@@ -102,9 +101,8 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 // Close ends the read transaction.
 func (s *Snapshot) Close() error {
 	s.close.Do(func() {
-		_ = s.tx.Rollback()
 		s.m.openViews.Add(-1)
-		s.h.release()
+		s.h.end(s.tx)
 	})
 	return nil
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // SupportedVersion is the newest cluster version that this binary supports.
-const SupportedVersion uint32 = 1
+const SupportedVersion = state.MaxClusterVersion
 
 // Deps is what a Service is made of. Clock, Logger, Metrics, Listener, Dial and
 // Secure may be left out.

@@ -303,6 +303,7 @@ func (s *Service) keepIdentity(snap *table.Snapshot) {
 		if i.ClusterID == "" {
 			i.ClusterID = snap.ClusterID
 		}
+		i.Phase = identity.Member // the table came through this node's own log
 		for id := range i.Peers {
 			if m, ok := snap.Members[id]; ok && !m.Incarnation.IsZero() {
 				delete(i.Peers, id)

@@ -123,6 +123,8 @@ type Client struct {
 	pool *pool
 	sess sessions
 
+	kinds sync.Map // of generators, by name; see Numgen
+
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	closed atomic.Bool

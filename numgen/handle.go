@@ -153,23 +153,12 @@ func (s *Service) newHandle(g api.Generator) (*handle, error) {
 // holder is this node's name in leases.
 func (s *Service) holder() string { return "node:" + s.replica.NodeID() }
 
-// firstWide is the lowest worker number for layouts with 16 bits of it, so that
-// they leave the small numbers to the narrow ones.
-const firstWide = 1024
-
-func workerRange(width uint) (from, to int) {
-	if width >= idgen.WideWorkerBits {
-		return firstWide, table.MaxWorkers
-	}
-	return 0, 1 << width
-}
-
 // pool is the worker lease for a width of worker numbers. The caller has s.mu.
 func (s *Service) pool(width uint) *idgen.Worker {
 	if w := s.pools[width]; w != nil {
 		return w
 	}
-	from, to := workerRange(width)
+	from, to := idgen.WorkerRange(width)
 	holder := s.holder() + "/" + strconv.Itoa(int(width))
 	w := idgen.NewWorker(idgen.WorkerConfig{
 		Holder: holder, Min: from, Max: to, MaxNumbers: min(s.cfg.SnowflakeWorkers, to-from),

@@ -77,3 +77,15 @@ var Epoch = time.UnixMilli(EpochMS).UTC()
 
 // WideWorkerBits is the width of the worker number in the 128-bit kinds.
 const WideWorkerBits = 16
+
+// firstWide is the lowest worker number for layouts with 16 bits of it, so that
+// they leave the small numbers to the narrow ones.
+const firstWide = 1024
+
+// WorkerRange is where the worker numbers of a width are taken from: [from, to).
+func WorkerRange(width uint) (from, to int) {
+	if width >= WideWorkerBits {
+		return firstWide, 1 << WideWorkerBits
+	}
+	return 0, 1 << width
+}

@@ -10,6 +10,8 @@
 package configs
 
 import (
+	"time"
+
 	"nekoq/numgen"
 	"nekoq/services/httpapi"
 	"nekoq/services/lease"
@@ -62,8 +64,9 @@ type Services struct {
 
 // Native is the section [native].
 type Native struct {
-	Listen string      `koanf:"listen" doc:"Address (host:port) of the native door."`
-	Limits wire.Limits `koanf:",squash"`
+	Listen     string        `koanf:"listen" doc:"Address (host:port) of the native door."`
+	SessionTTL time.Duration `koanf:"session_ttl" doc:"Time after which a client session that nobody uses is forgotten. A retry that is older can not be told from a new request and is refused."`
+	Limits     wire.Limits   `koanf:",squash"`
 }
 
 // Cluster is the section [cluster], made of the two packages behind it.
@@ -87,7 +90,7 @@ func Default() Config {
 		Node:        Node{ID: DefaultNodeID, DataDir: "nekoq-data"},
 		Services:    Services{Numgen: true, Warehouse: true},
 		HTTP:        httpapi.DefaultConfig(),
-		Native:      Native{Listen: "127.0.0.1:9313", Limits: wire.DefaultLimits()},
+		Native:      Native{Listen: "127.0.0.1:9313", SessionTTL: time.Hour, Limits: wire.DefaultLimits()},
 		Cluster:     Cluster{Peer: peer.DefaultConfig(), Raft: raftnode.DefaultConfig()},
 		LocalSwitch: local.DefaultConfig(),
 		State:       state.DefaultConfig(),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"time"
 
 	"nekoq/services/errs"
 )
@@ -39,6 +40,9 @@ func (c *Config) mistakes() []error {
 	section("telemetry", c.Telemetry.Validate())
 	if !isAddress(c.Native.Listen) {
 		out = append(out, errs.Invalid("native.listen", c.Native.Listen, "host:port, such as 127.0.0.1:9313"))
+	}
+	if c.Native.SessionTTL < time.Minute || c.Native.SessionTTL > 30*24*time.Hour {
+		out = append(out, errs.Invalid("native.session_ttl", c.Native.SessionTTL, "1m to 720h"))
 	}
 	if c.Auth.Enabled {
 		out = append(out, errs.Invalid("auth.enabled", true, "false: identities are not available in this version"))

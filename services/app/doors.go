@@ -1,0 +1,46 @@
+package app
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+
+	"nekoq/services/errs"
+	"nekoq/services/httpapi"
+	warehousenative "nekoq/warehouse/native"
+	warehouserest "nekoq/warehouse/rest"
+)
+
+// startHTTP adds the routes of the services that are on and opens the port.
+func (a *App) startHTTP(ctx context.Context) error {
+	if a.kv != nil {
+		warehouserest.Register(a.http, a.kv)
+	} else {
+		a.offRoutes("warehouse")
+	}
+	if a.deps.InProcess {
+		return nil
+	}
+	return a.http.Start(ctx)
+}
+
+// offRoutes answers for a service that this node does not serve, so that a
+// caller can tell a service that is off from a path that does not exist.
+func (a *App) offRoutes(service string) {
+	refuse := func(c *gin.Context) {
+		httpapi.Fail(c, errs.New(errs.ServiceOff, "the service %s is switched off on node %s: services.%s = false; ask another node, or switch it on",
+			service, a.cfg.Node.ID, service))
+	}
+	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodPatch, http.MethodDelete} {
+		a.http.Engine().Handle(m, "/v1/"+service+"/*any", refuse)
+	}
+}
+
+// startNative adds the methods of the services that are on and opens the port.
+func (a *App) startNative(ctx context.Context) error {
+	if a.kv != nil {
+		warehousenative.Register(a.mux, a.kv, a.auth)
+	}
+	return a.native.start(ctx)
+}

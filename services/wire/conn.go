@@ -23,6 +23,10 @@ type Conn struct {
 	hello  serverHello
 	maxOut int // longest frame that both sides accept
 
+	// spare is of this connection, not of the package, so that no channel gets
+	// from one test bubble (testing/synctest) into another.
+	spare sync.Pool
+
 	mu       sync.Mutex
 	calls    map[uint32]*pending
 	streams  map[uint32]*Stream
@@ -56,7 +60,7 @@ type pending struct {
 	lost     bool // the connection ended first
 }
 
-var pendings = sync.Pool{New: func() any { return &pending{ready: make(chan struct{}, 1)} }}
+func newPending() any { return &pending{ready: make(chan struct{}, 1)} }
 
 // Dial connects and says hello. The error is unavailable when nobody answers,
 // and the server's own when it refuses.
@@ -92,12 +96,13 @@ func NewConn(ctx context.Context, nc net.Conn, opts Options) (*Conn, error) {
 		conn: nc, opts: opts,
 		calls: make(map[uint32]*pending), streams: make(map[uint32]*Stream), done: make(chan struct{}),
 	}
+	c.spare.New = newPending
 	c.w = newWriter(nc, c.fail)
 	c.fr = newFrameReader(nc, maxHello)
 	c.keep = &keeper{
 		w: c.w, fail: c.fail,
 		interval: opts.Limits.PingInterval, timeout: opts.Limits.PingTimeout, stall: opts.Limits.WriteTimeout,
-		busy: func() bool { return c.Pending() > 0 }, busyInterval: time.Second, busyTimeout: 2 * time.Second,
+		busy: c.waiting, busyInterval: time.Second, busyTimeout: 2 * time.Second,
 	}
 	c.fr.onRead = c.keep.noteHeard
 	c.sweep.run = c.expire
@@ -196,6 +201,13 @@ func (c *Conn) Pending() int {
 	return len(c.calls) + len(c.streams)
 }
 
+// waiting tells whether a caller waits for an answer.
+func (c *Conn) waiting() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.calls) > 0
+}
+
 // Close ends the connection. Calls under way get an error as from a lost
 // connection.
 func (c *Conn) Close() error {
@@ -228,19 +240,19 @@ func (c *Conn) Do(ctx context.Context, r Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := pendings.Get().(*pending)
+	p := c.spare.Get().(*pending)
 	p.deadline, p.out, p.err, p.lost = deadline, r.Dst, nil, false
 	id, lone, err := c.enter(p, nil)
 	if err != nil {
-		pendings.Put(p)
+		c.spare.Put(p)
 		return nil, err
 	}
 	var offset int64 // of the end of the request; 0 for not even begun
-	if err = c.w.begin(ctx.Done(), false); err == nil {
+	if err = c.w.begin(ctx.Done(), p.ready, false); err == nil {
 		c.w.buf = appendRequest(c.w.buf, frameRequest, id, head, r.Payload)
 		offset = c.w.end(lone)
 		err = c.await(ctx, id, p, offset)
-	} else if c.take(id) == nil {
+	} else if err != errLate && c.take(id) == nil {
 		<-p.ready
 	}
 	out := p.out
@@ -251,7 +263,7 @@ func (c *Conn) Do(ctx context.Context, r Request) ([]byte, error) {
 		out = nil
 	}
 	p.out, p.err = nil, nil
-	pendings.Put(p)
+	c.spare.Put(p)
 	return out, err
 }
 
@@ -361,8 +373,13 @@ func (c *Conn) leaveLocked() {
 
 // notSent is the error of a request of which nothing went out.
 func (c *Conn) notSent(ctx context.Context, err error) error {
-	if err == errGaveUp {
+	switch {
+	case err == errGaveUp:
 		return errs.From(ctx.Err())
+	case err == errLate && c.Err() == nil:
+		return errs.From(context.DeadlineExceeded)
+	case err == errLate:
+		err = c.Err()
 	}
 	return errs.New(errs.Unavailable, "%s: the connection is lost: %s", c.conn.RemoteAddr(), plainReason(err)).Wrap(err)
 }
@@ -502,17 +519,16 @@ func (c *Conn) fail(err error) {
 	}
 	c.err = err
 	c.sweep.stop()
+	calls, streams := c.calls, c.streams
+	c.calls, c.streams = nil, nil
+	c.mu.Unlock()
 	c.keep.stop()
 	c.w.stop(err)
 	_ = c.conn.Close()
-	for id, p := range c.calls {
-		delete(c.calls, id)
+	for _, p := range calls {
 		p.lost = true
 		p.ready <- struct{}{}
 	}
-	streams := c.streams
-	c.streams = nil
-	c.mu.Unlock()
 	for _, s := range streams {
 		s.end(c.lost(s.offset.Load()))
 	}

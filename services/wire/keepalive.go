@@ -29,6 +29,7 @@ type keeper struct {
 	silent     time.Duration // since anything was heard, counted in ticks
 	pinged     bool          // and unanswered for so long:
 	unanswered time.Duration
+	pingAt     int64 // where the ping stands in the outgoing stream
 }
 
 func (k *keeper) period() time.Duration {
@@ -81,7 +82,10 @@ func (k *keeper) tick() {
 	case k.heard.Swap(false):
 		k.silent, k.pinged, k.unanswered = 0, false, 0
 	case k.pinged:
-		k.unanswered += k.period()
+		// Not before the ping is out: it may wait behind a large frame.
+		if k.w.sent(k.pingAt) {
+			k.unanswered += k.period()
+		}
 	default:
 		k.silent += k.period()
 	}
@@ -97,16 +101,19 @@ func (k *keeper) tick() {
 	}
 	if ping {
 		var body [8]byte
-		sendControl(k.w, framePing, 0, body[:])
+		at := sendControl(k.w, framePing, 0, body[:])
+		k.mu.Lock()
+		k.pingAt = at
+		k.mu.Unlock()
 	}
 }
 
 // sendControl sends a small frame without waiting for room. A failure shows in
-// the connection's own end.
-func sendControl(w *writer, typ byte, id uint32, body []byte) {
-	if w.begin(nil, true) != nil {
-		return
+// the connection's own end. It gives the offset as writer.end does.
+func sendControl(w *writer, typ byte, id uint32, body []byte) int64 {
+	if w.begin(nil, nil, true) != nil {
+		return 0
 	}
 	w.buf = appendFrame(w.buf, typ, id, body)
-	w.end(false)
+	return w.end(false)
 }

@@ -1,6 +1,9 @@
 package wire
 
-import "fmt"
+import (
+	"fmt"
+	"sync/atomic"
+)
 
 // method is one row of a Mux: exactly one of the two handlers is set.
 type method struct {
@@ -8,6 +11,9 @@ type method struct {
 	name   string
 	unary  Unary
 	stream Streaming
+	// size is how large the answers of a unary method get, so that its buffer
+	// need not grow each time; at most keepPooled.
+	size atomic.Int64
 }
 
 // Mux is the table of methods. Duplicates panic. It is filled before it is

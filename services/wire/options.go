@@ -29,7 +29,7 @@ func DefaultLimits() Limits {
 	return Limits{
 		MaxFrameBytes: 16 << 20, MaxRequests: 16384, MaxStreams: 8192, MaxConns: 16384,
 		WindowBytes: 256 << 10, WriteTimeout: 10 * time.Second, Handshake: 5 * time.Second,
-		PingInterval: 10 * time.Second, PingTimeout: 5 * time.Second,
+		PingInterval: 5 * time.Second, PingTimeout: 5 * time.Second,
 	}
 }
 

@@ -6,7 +6,10 @@ import (
 )
 
 const (
-	readBufferSize = 64 << 10
+	// A connection starts with a small buffer, since many are idle, and gets the
+	// full one when a read fills it.
+	firstReadBuffer = 4 << 10
+	readBufferSize  = 64 << 10
 	// keepBuffer is the largest buffer that is kept for reuse; one grown for a
 	// huge frame is given back when it is empty.
 	keepBuffer = 1 << 20
@@ -30,11 +33,12 @@ type frameReader struct {
 	buf    []byte
 	r, w   int
 	skip   int    // bytes of an oversized frame still to be dropped
+	full   bool   // the last read filled the buffer
 	onRead func() // runs after each read that brought something; may be nil
 }
 
 func newFrameReader(src io.Reader, limit int) *frameReader {
-	return &frameReader{src: src, limit: limit, buf: make([]byte, readBufferSize)}
+	return &frameReader{src: src, limit: limit, buf: make([]byte, firstReadBuffer)}
 }
 
 // next returns the next frame, io.EOF at a clean end between frames, or a
@@ -100,8 +104,8 @@ func (f *frameReader) fill(n int) error {
 	for f.w-f.r < n {
 		if f.r == f.w {
 			f.r, f.w = 0, 0
-			if len(f.buf) > keepBuffer && n <= readBufferSize {
-				f.buf = make([]byte, readBufferSize)
+			if f.full && len(f.buf) < readBufferSize || len(f.buf) > keepBuffer && n <= readBufferSize {
+				f.buf, f.full = make([]byte, readBufferSize), false
 			}
 		}
 		if len(f.buf)-f.r < n && f.r > 0 {
@@ -130,6 +134,7 @@ func (f *frameReader) read() error {
 	}
 	n, err := f.src.Read(f.buf[f.w:])
 	f.w += n
+	f.full = f.w == len(f.buf)
 	if n > 0 {
 		if f.onRead != nil {
 			f.onRead()

@@ -33,6 +33,7 @@ type servConn struct {
 	mu       sync.Mutex
 	calls    map[uint32]*call
 	streams  int
+	reqBytes int
 	sweep    sweeper
 	draining bool
 	linger   *time.Timer
@@ -56,8 +57,21 @@ func newServConn(s *Server, c net.Conn) *servConn {
 // refuse answers a connection that is not taken with the reason and closes it.
 func (sc *servConn) refuse(e *errs.Error) {
 	_ = sc.conn.SetDeadline(time.Now().Add(finalWrite))
-	_, _ = sc.conn.Write(appendErrorFrame(appendPreamble(nil), frameError, 0, e))
+	if _, err := sc.conn.Write(appendErrorFrame(appendPreamble(nil), frameError, 0, e)); err == nil {
+		if cw, ok := sc.conn.(interface{ CloseWrite() error }); ok {
+			_ = cw.CloseWrite()
+		}
+		sc.discard()
+	}
 	_ = sc.conn.Close()
+}
+
+// discard reads what the peer still sends until it leaves or finalWrite passes:
+// closing over unread bytes resets the connection, and the reason that was just
+// written would be lost.
+func (sc *servConn) discard() {
+	_ = sc.conn.SetReadDeadline(time.Now().Add(finalWrite))
+	_, _ = io.Copy(io.Discard, sc.conn)
 }
 
 func (sc *servConn) serve() {
@@ -219,17 +233,22 @@ func (sc *servConn) request(fr frame, now int64) error {
 	if m.stream != nil {
 		c.credit, c.more = sc.window, make(chan struct{}, 1)
 	}
-	if refusal, err := sc.enter(c); err != nil {
-		return err
-	} else if refusal != nil {
-		sc.answerError(fr.id, refusal)
-		return nil
-	}
 	c.req = getBuffer()
 	c.req.b = append(c.req.b, payload...)
-	go c.run()
-	return nil
+	refusal, err := sc.enter(c)
+	if refusal == nil && err == nil {
+		go c.run()
+		return nil
+	}
+	putBuffer(c.req)
+	if refusal != nil {
+		sc.answerError(fr.id, refusal)
+	}
+	return err
 }
+
+// maxBytes bounds the payloads of all requests under way on the connection.
+func (sc *servConn) maxBytes() int { return max(4*int(sc.limits.MaxFrameBytes), 64<<20) }
 
 // enter puts c into the table. The first result refuses this request, the second
 // ends the connection.
@@ -244,6 +263,9 @@ func (sc *servConn) enter(c *call) (*errs.Error, error) {
 	case len(sc.calls) >= sc.limits.MaxRequests:
 		return errs.New(errs.TooManyRequests, "this connection has %d requests under way, its limit", sc.limits.MaxRequests).
 			With(errs.Detail{Field: "max_requests"}), nil
+	case sc.reqBytes+len(c.req.b) > sc.maxBytes():
+		return errs.New(errs.TooManyRequests, "this connection has requests of %d bytes under way; the limit is %d bytes", sc.reqBytes, sc.maxBytes()).
+			With(errs.Detail{Field: "max_frame_bytes"}), nil
 	case c.more != nil && sc.streams >= sc.limits.MaxStreams:
 		return errs.New(errs.TooManyRequests, "this connection has %d streams open, its limit", sc.limits.MaxStreams).
 			With(errs.Detail{Field: "max_streams"}), nil
@@ -252,6 +274,7 @@ func (sc *servConn) enter(c *call) (*errs.Error, error) {
 		return nil, violation("stream id %d is in use", c.id)
 	}
 	sc.calls[c.id] = c
+	sc.reqBytes += len(c.req.b)
 	if c.more != nil {
 		sc.streams++
 	}
@@ -268,6 +291,7 @@ func (sc *servConn) leave(c *call) (lone bool) {
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
 	delete(sc.calls, c.id)
+	sc.reqBytes -= len(c.req.b)
 	if c.more != nil {
 		sc.streams--
 	}
@@ -301,6 +325,9 @@ func (c *call) runUnary() (errs.Code, int) {
 	sc := c.sc
 	dst := getBuffer()
 	defer putBuffer(dst)
+	if size := int(c.method.size.Load()); cap(dst.b) < size {
+		dst.b = make([]byte, 0, size)
+	}
 	var out []byte
 	err := c.guard(func() (err error) {
 		out, err = c.method.unary(c, c.req.b, dst.b)
@@ -312,9 +339,12 @@ func (c *call) runUnary() (errs.Code, int) {
 	if err != nil {
 		return c.fail(err), 0
 	}
+	if n := int64(len(out)); n > c.method.size.Load() && n <= keepPooled {
+		c.method.size.Store(n)
+	}
 	lone := sc.leave(c)
 	c.end(context.Canceled, nil)
-	if sc.w.begin(nil, false) == nil {
+	if sc.w.begin(nil, nil, false) == nil {
 		sc.w.buf = appendFrame(sc.w.buf, frameResponse, c.id, out)
 		sc.w.end(lone)
 	}
@@ -335,7 +365,7 @@ func (c *call) runStream() (errs.Code, int) {
 	}
 	sc.leave(c)
 	c.end(context.Canceled, nil)
-	if sc.w.begin(nil, false) == nil {
+	if sc.w.begin(nil, nil, false) == nil {
 		sc.w.buf = appendFrame(sc.w.buf, frameEnd, c.id, nil)
 		sc.w.end(false)
 	}
@@ -351,7 +381,7 @@ func (c *call) send(msg []byte) error {
 		return err
 	}
 	w := c.sc.w
-	if err := w.begin(c.Done(), false); err != nil {
+	if err := w.begin(c.Done(), nil, false); err != nil {
 		return err
 	}
 	w.buf = appendFrame(w.buf, frameMessage, c.id, msg)
@@ -397,7 +427,7 @@ func (c *call) fail(err error) errs.Code {
 }
 
 func (sc *servConn) answerError(id uint32, e *errs.Error) {
-	if sc.w.begin(nil, false) == nil {
+	if sc.w.begin(nil, nil, false) == nil {
 		sc.w.buf = appendErrorFrame(sc.w.buf, frameError, id, e)
 		sc.w.end(false)
 	}
@@ -431,7 +461,7 @@ func (sc *servConn) expire() {
 // drain tells the caller to go elsewhere and ends its streams.
 func (sc *servConn) drain() {
 	e := errs.New(errs.ShuttingDown, "the server is stopping; use another one")
-	if sc.w.begin(nil, true) == nil {
+	if sc.w.begin(nil, nil, true) == nil {
 		sc.w.buf = appendErrorFrame(sc.w.buf, frameGoaway, 0, e)
 		sc.w.end(false)
 	}
@@ -465,16 +495,13 @@ func (sc *servConn) lingerLocked() {
 // violate tells the peer what it did wrong and closes once that is written.
 func (sc *servConn) violate(e *errs.Error) {
 	sc.srv.log.Warn("connection closed", "door", sc.srv.opts.Door, "peer", sc.principal.Addr, "error", e)
-	if sc.w.begin(nil, true) != nil {
+	if sc.w.begin(nil, nil, true) != nil {
 		return
 	}
 	sc.w.buf = appendErrorFrame(sc.w.buf, frameGoaway, 0, e)
 	sc.w.end(false)
 	sc.w.finish(e)
-	// The peer may still be sending: what it sent must be read, or the close
-	// would reset the connection and the reason would be lost.
-	_ = sc.conn.SetReadDeadline(time.Now().Add(finalWrite))
-	_, _ = io.Copy(io.Discard, sc.conn)
+	sc.discard()
 }
 
 // fail closes the connection and ends every handler's context.

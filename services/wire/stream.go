@@ -42,7 +42,7 @@ func (c *Conn) Stream(ctx context.Context, m Method, req []byte) (*Stream, error
 	if s.id, _, err = c.enter(nil, s); err != nil {
 		return nil, err
 	}
-	if err := c.w.begin(ctx.Done(), false); err != nil {
+	if err := c.w.begin(ctx.Done(), nil, false); err != nil {
 		c.forget(s)
 		return nil, c.notSent(ctx, err)
 	}

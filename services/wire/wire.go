@@ -7,8 +7,8 @@
 // by one goroutine. Everything above floor 1 may import it, and so may the Go
 // client, so it pulls in nothing but errs, command and auth.
 //
-// Lock order: servConn.mu or Conn.mu first, then one of call.mu, Stream.mu,
-// writer.mu, keeper.mu; under those no other is taken. No lock is held over a
+// Lock order: servConn.mu or Conn.mu, then one of call.mu, Stream.mu, keeper.mu,
+// then writer.mu. No lock is held over a
 // read, a write or a handler.
 package wire
 

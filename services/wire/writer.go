@@ -20,6 +20,9 @@ const (
 	// socket's buffer has room, so the write does not block.
 	inlineBytes  = 16 << 10
 	inlineWindow = 64 << 10
+	// writePiece bounds one system call, so that a large frame on a slow link
+	// shows progress (see stalled).
+	writePiece = 256 << 10
 )
 
 // writer combines the frames of many senders into few system calls. A sender
@@ -59,8 +62,8 @@ func newWriter(conn net.Conn, onError func(error)) *writer {
 // begin locks the writer for one frame; the caller appends to w.buf and calls
 // end. It waits while too much is pending, unless it is urgent (control frames
 // of a reader, which must not wait for its own peer). done is the caller's
-// context.
-func (w *writer) begin(done <-chan struct{}, urgent bool) error {
+// context, late its other reason to give up; both may be nil.
+func (w *writer) begin(done, late <-chan struct{}, urgent bool) error {
 	w.mu.Lock()
 	for {
 		if w.err != nil {
@@ -90,6 +93,8 @@ func (w *writer) begin(done <-chan struct{}, urgent bool) error {
 		case <-w.stopped:
 		case <-done:
 			return errGaveUp
+		case <-late:
+			return errLate
 		}
 		w.mu.Lock()
 	}
@@ -135,9 +140,7 @@ func (w *writer) writeOnce() {
 	}
 	w.mu.Unlock()
 	w.unheard.Add(int64(len(out)))
-	w.writeStart.Store(nano())
-	n, err := w.conn.Write(out)
-	w.writeStart.Store(0)
+	n, err := w.writeAll(out)
 	if err != nil {
 		w.onError(err)
 	}
@@ -149,9 +152,21 @@ func (w *writer) writeOnce() {
 			w.err = err
 		}
 	}
-	if cap(out) <= keepBuffer {
+	// A buffer that a burst made large is let go once little is written.
+	if cap(out) <= readBufferSize || cap(out) <= keepBuffer && len(out) > cap(out)/8 {
 		w.spare = out
 	}
+}
+
+func (w *writer) writeAll(out []byte) (n int, err error) {
+	for n < len(out) && err == nil {
+		w.writeStart.Store(nano())
+		var k int
+		k, err = w.conn.Write(out[n:min(len(out), n+writePiece)])
+		n += k
+	}
+	w.writeStart.Store(0)
+	return n, err
 }
 
 // run is the flusher. It ends with stop.

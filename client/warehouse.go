@@ -50,7 +50,9 @@ func (k *KV) Put(ctx context.Context, key string, value []byte, opts ...KVOption
 		case optIf:
 			r.If = api.If(o.number)
 		case optTTL:
-			r.TTL = o.duration
+			if r.TTL = o.duration; o.duration <= 0 {
+				return KeyWrite{}, errs.Invalid("ttl", o.duration, "1s to 9000000000s")
+			}
 		case optLease:
 			r.Lease = o.number
 		default:

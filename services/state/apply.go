@@ -158,7 +158,7 @@ func (m *Machine) runApplier(h *kind, cmd *command.Command) (Result, error) {
 	if m.tx.wrote {
 		m.meta.revision++
 	}
-	return Result{Revision: m.meta.revision, Changed: m.tx.wrote, Data: data}, nil
+	return Result{Revision: m.meta.revision, Changed: m.tx.wrote, Data: m.tx.base.base.h.own(data)}, nil
 }
 
 // publishEvents hands the batch's events on, after its generation is visible.

@@ -19,13 +19,24 @@ func CheckFile(path string) error {
 
 func checkFile(path string) (err error) {
 	var db *bolt.DB
+	var file *os.File
 	defer func() {
 		if p := recover(); p != nil {
+			if file != nil {
+				_ = unlockFile(file) // the memory map would keep the lock
+			}
 			err = corrupt(path, panicError(p))
 		}
 	}()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	db, err = bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true, Timeout: DefaultConfig().LockTimeout})
+	db, err = bolt.Open(path, 0o600, &bolt.Options{
+		ReadOnly: true, Timeout: DefaultConfig().LockTimeout,
+		OpenFile: func(name string, flag int, perm os.FileMode) (*os.File, error) {
+			var err error
+			file, err = os.OpenFile(name, flag, perm)
+			return file, err
+		},
+	})
 	if err != nil {
 		return openError(path, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -27,6 +28,7 @@ type batch struct {
 // commitLoop writes overlays in the background: when one is large, old, or a
 // Flush asks.
 func (m *Machine) commitLoop() {
+	debug.SetPanicOnFault(true) // a file that is cut under us halts with an error
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
 	defer timer.Stop()
@@ -212,7 +214,8 @@ func (m *Machine) writeTx(db *bolt.DB, b *batch) (err error) {
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			err = panicError(p) // the transaction's locks may be held: the caller halts
+			_ = tx.Rollback() // for its locks; the caller halts
+			err = panicError(p)
 		}
 	}()
 	if err = m.putRows(tx, b); err == nil {

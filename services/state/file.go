@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
@@ -91,7 +92,8 @@ func corrupt(path string, cause error) error {
 type handle struct {
 	db       *bolt.DB
 	file     *os.File // bbolt's own, for its size
-	mapBytes int64    // a lower bound of bbolt's memory map
+	mapBytes int64    // of bbolt's memory map, a lower bound that holds every page
+	mapStart uintptr
 	refs     atomic.Int64
 	closed   chan struct{}
 	err      error  // of closing; valid when closed
@@ -199,14 +201,26 @@ func openFile(path string, reg *Registry, cfg *Config, mode Mode, open opener) (
 		return nil, meta{}, err
 	}
 	if err := n.db.View(func(tx *bolt.Tx) error {
+		n.mapBytes = max(n.mapBytes, mapSize(tx.Size())) // createMissing may have grown it
 		var err error
 		m, err = readMeta(tx)
 		return err
 	}); err != nil {
 		return nil, meta{}, corrupt(path, err)
 	}
+	n.mapStart = n.db.Info().Data
 	n.limit(cfg)
 	return n, m, nil
+}
+
+// own returns b, copied when it lies in the memory map and so does not outlive
+// the transaction that gave it.
+func (h *handle) own(b []byte) []byte {
+	at := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+	if at >= h.mapStart && at-h.mapStart < uintptr(h.mapBytes) {
+		return append(make([]byte, 0, len(b)), b...)
+	}
+	return b
 }
 
 // limit makes bbolt refuse to grow the file to the end of its memory map, where

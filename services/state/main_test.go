@@ -265,3 +265,11 @@ func modes(t *testing.T, test func(t *testing.T, mode Mode)) {
 }
 
 func newReader(b []byte) *bytes.Reader { return bytes.NewReader(b) }
+
+func puts(keys []string, value string) []command.Command {
+	out := make([]command.Command, len(keys))
+	for i, k := range keys {
+		out[i] = put(k, value)
+	}
+	return out
+}

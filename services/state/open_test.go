@@ -118,7 +118,7 @@ func TestCheckFileFindsDamage(t *testing.T) {
 	dir := t.TempDir()
 	for range 150 {
 		bad := append([]byte(nil), good...)
-		page := r.IntN(40) // most of the file is room to grow
+		page := r.IntN(40)  // most of the file is room to grow
 		for i := range 16 { // a page header, where damage always matters if the page is in use
 			bad[page*4096+i] ^= byte(1 + r.IntN(255))
 		}

@@ -73,8 +73,9 @@ const (
 )
 
 // Put writes a row. Key and value are kept: the caller must not change them
-// afterwards (cmd.Payload may be sliced: it is immutable). A key has 1 to
-// 32,768 bytes; another length stops the node.
+// afterwards (cmd.Payload may be sliced: it is immutable; slices from Get and
+// Scan may be put again). A key has 1 to 32,768 bytes; another length stops the
+// node.
 func (tx *Tx) Put(t TableID, key, value []byte) {
 	if len(key) == 0 || len(key) > maxKeyBytes || len(value) > maxValueBytes {
 		panic(fmt.Sprintf("state: a row of %d + %d bytes in table %#x", len(key), len(value), t))
@@ -95,6 +96,7 @@ func (tx *Tx) Delete(t TableID, key []byte) {
 
 func (tx *Tx) write(t TableID, slot int, key, value []byte) {
 	tx.wrote = true
+	key, value = tx.base.base.h.own(key), tx.base.base.h.own(value)
 	tx.active.put(slot, key, value)
 	tx.m.chainChange(t, key, value)
 	for _, i := range tx.m.reg.tables[slot].indexes {
@@ -104,10 +106,13 @@ func (tx *Tx) write(t TableID, slot int, key, value []byte) {
 }
 
 // Emit publishes an event with this command's revision once the batch is
-// visible. Emitting counts as a change. key and data are kept and immutable.
+// visible. Emitting counts as a change. key and data are kept and immutable;
+// data must not hold slices from Get or Scan.
 func (tx *Tx) Emit(topic watch.Topic, key []byte, data any) {
 	tx.wrote = true
-	tx.events = append(tx.events, watch.Event{Topic: topic, Revision: tx.Next(), Key: key, Data: data})
+	tx.events = append(tx.events, watch.Event{
+		Topic: topic, Revision: tx.Next(), Key: tx.base.base.h.own(key), Data: data,
+	})
 }
 
 // chainChange mixes one change into the chain hash. It depends on the table,

@@ -40,6 +40,7 @@ func (s *Service) checkFolder() error {
 
 // form brings this node into a cluster and then starts Raft.
 func (s *Service) form() {
+	defer close(s.formEnded)
 	id := s.id.Get()
 	var err error
 	switch {
@@ -52,7 +53,7 @@ func (s *Service) form() {
 	default:
 		err = s.firstStart()
 	}
-	if s.ctx.Err() != nil {
+	if s.forming.Err() != nil {
 		return
 	}
 	if err == nil {
@@ -102,8 +103,8 @@ func (s *Service) firstStart() error {
 		}
 		s.waitsFor("first start: waiting for %s (have %d of %d nodes; a majority is enough after %s)",
 			strings.Join(p.silent, ", "), p.answers, len(s.peers), s.cfg.BootstrapWait)
-		if !s.pause(s.ctx, min(s.cfg.RedialMax, 200*time.Millisecond)) {
-			return s.ctx.Err()
+		if !s.pause(s.forming, min(s.cfg.RedialMax, 200*time.Millisecond)) {
+			return s.forming.Err()
 		}
 	}
 }
@@ -119,18 +120,19 @@ func (s *Service) probe() (probed, error) {
 			continue
 		}
 		wg.Go(func() {
-			r, err := s.ping(s.ctx, peer.ID)
+			r, err := s.ping(s.forming, peer.ID)
 			mu.Lock()
 			defer mu.Unlock()
+			refused, final := lasting(err)
 			switch {
 			case err == nil:
 				p.answers++
 				if r.ClusterID != "" {
 					p.cluster = r.ClusterID
 				}
-			case lasting(err):
-				if fatal == nil || err.Error() < fatal.Error() {
-					fatal = err
+			case final:
+				if fatal == nil || refused.Error() < fatal.Error() {
+					fatal = refused
 				}
 			default:
 				p.silent = append(p.silent, peer.ID)
@@ -138,16 +140,16 @@ func (s *Service) probe() (probed, error) {
 		})
 	}
 	wg.Wait()
-	if s.ctx.Err() != nil {
-		return p, s.ctx.Err()
+	if s.forming.Err() != nil {
+		return p, s.forming.Err()
 	}
 	return p, fatal
 }
 
 // lasting tells whether an error is a refusal that a new try does not heal.
-func lasting(err error) bool {
+func lasting(err error) (*handshake.Refused, bool) {
 	r, ok := errors.AsType[*handshake.Refused](err)
-	return ok && r.Verdict.Reason != handshake.Busy
+	return r, ok && r.Verdict.Reason != handshake.Busy
 }
 
 func (s *Service) bootstrap() error {
@@ -197,17 +199,17 @@ func (s *Service) join() error {
 			if err == nil {
 				return s.admitted(resp)
 			}
-			if s.ctx.Err() != nil {
-				return s.ctx.Err()
+			if s.forming.Err() != nil {
+				return s.forming.Err()
 			}
-			if lasting(err) || !errs.From(err).Retryable() && !errs.Has(err, errs.OutcomeUnknown) && !errs.Has(err, errs.FailedPrecond) {
+			if _, final := lasting(err); final || !errs.From(err).Retryable() && !errs.Has(err, errs.OutcomeUnknown) && !errs.Has(err, errs.FailedPrecond) {
 				return errs.New(errs.CodeOf(err), "node %s cannot join through %s: %s", s.nodeID, addr, errs.From(err).Message).Wrap(err)
 			}
 			last = fmt.Errorf("%s: %w", addr, err)
 		}
 		s.waitsFor("joining: no member at cluster.join has taken this node in yet: %v", last)
-		if !s.pause(s.ctx, pause) {
-			return s.ctx.Err()
+		if !s.pause(s.forming, pause) {
+			return s.forming.Err()
 		}
 		pause = min(2*pause, s.cfg.RedialMax)
 	}
@@ -215,7 +217,7 @@ func (s *Service) join() error {
 
 func (s *Service) joinAt(addr string) (joinResponse, error) {
 	// The member may have to find the leader first, which takes an election at worst.
-	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.DialTimeout+s.cfg.HandshakeTimeout+4*s.cfg.CallTimeout)
+	ctx, cancel := context.WithTimeout(s.forming, s.cfg.DialTimeout+s.cfg.HandshakeTimeout+4*s.cfg.CallTimeout)
 	defer cancel()
 	var out joinResponse
 	c, _, err := s.dialAddress(ctx, addr, "", handshake.Guest)

@@ -72,9 +72,9 @@ func (ls *links) drop(keep func(id string) bool) {
 	}
 }
 
-// Call sends one peer call. Errors are as those of wire.Conn.Call; a node that
-// cannot be reached is unavailable, and one that refused this node, or that this
-// node refuses, has the refusal's code.
+// Call sends one peer call. Errors are as those of wire.Conn.Call: unavailable
+// when the request certainly was not sent, so also when the node cannot be
+// reached or one of the two refuses the other, which the message then explains.
 func (s *Service) Call(ctx context.Context, nodeID string, m wire.Method, req []byte) ([]byte, error) {
 	l := s.links.get(nodeID)
 	start := s.clock.Now()
@@ -150,6 +150,9 @@ func (s *Service) dialLink(l *link, done chan struct{}) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.DialTimeout+s.cfg.HandshakeTimeout)
 	defer cancel()
 	conn, err := s.openCalls(ctx, l.id)
+	if r, ok := errors.AsType[*handshake.Refused](err); ok {
+		err = errs.New(errs.Unavailable, "%s", r.Error()).Wrap(r)
+	}
 	l.mu.Lock()
 	l.dialing = nil
 	l.lastErr = err

@@ -96,6 +96,9 @@ func onLeader[In, Out any](ctx context.Context, s *Service, m wire.Method, in In
 		default:
 			out, err = ask[In, Out](ctx, s, leader, m, in)
 		}
+		if _, final := lasting(err); final {
+			return out, again, err
+		}
 		switch errs.CodeOf(err) {
 		case errs.NoLeader, errs.Unavailable, errs.ShuttingDown:
 		case errs.OutcomeUnknown:

@@ -46,12 +46,16 @@ type Service struct {
 	health  health
 	hashes  hashState
 
-	at       Attached
-	formed   atomic.Bool
-	waiting  atomic.Pointer[string] // what the formation waits for
-	removed  atomic.Pointer[string] // why this node is out of the cluster
-	reading  sync.Mutex             // one refresh at a time, so that an older view never replaces a newer one
-	snapshot atomic.Pointer[table.Snapshot]
+	at        Attached
+	started   atomic.Bool // form runs or has run
+	formed    atomic.Bool
+	forming   context.Context // ends with ctx, or before with Drain
+	endForm   context.CancelFunc
+	formEnded chan struct{}
+	waiting   atomic.Pointer[string] // what the formation waits for
+	removed   atomic.Pointer[string] // why this node is out of the cluster
+	reading   sync.Mutex             // one refresh at a time, so that an older view never replaces a newer one
+	snapshot  atomic.Pointer[table.Snapshot]
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -94,6 +98,8 @@ func New(deps Deps, cfg Config) (*Service, error) {
 		}
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.forming, s.endForm = context.WithCancel(s.ctx)
+	s.formEnded = make(chan struct{})
 	s.snapshot.Store(&table.Snapshot{})
 	s.metrics = newMetrics(deps.Metrics, s)
 	s.registerMethods()
@@ -140,7 +146,7 @@ func (s *Service) Start(context.Context) error {
 	}
 	s.newServers()
 	s.goes(s.acceptLoop)
-	s.goes(s.form)
+	s.started.Store(s.goes(s.form))
 	s.goes(s.tick)
 	s.log.Info("node-to-node port is open", "address", s.Address(), "node", s.nodeID,
 		"incarnation", s.id.Incarnation().String(), "cluster", s.ClusterID())
@@ -155,6 +161,21 @@ func (s *Service) fail(err error) {
 	select {
 	case s.failed <- err:
 	default:
+	}
+}
+
+// Drain gives up forming, so that Raft is not started any more: call it before
+// the Raft node is stopped, and Stop after.
+func (s *Service) Drain(ctx context.Context) error {
+	s.endForm()
+	if !s.started.Load() {
+		return nil
+	}
+	select {
+	case <-s.formEnded:
+		return nil
+	case <-ctx.Done():
+		return errs.From(ctx.Err())
 	}
 }
 

@@ -237,7 +237,7 @@ func (r *reader) varint(field string) int64 {
 }
 
 func (r *reader) bytes(field string) []byte {
-	n := r.uvarint(field + " length")
+	n := r.uvarint(field)
 	if r.err == nil && n > uint64(len(r.buf)) {
 		r.fail("%s of %d bytes with %d bytes left", field, n, len(r.buf))
 	}

@@ -6,6 +6,8 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	numgennative "nekoq/numgen/native"
+	numgenrest "nekoq/numgen/rest"
 	"nekoq/services/errs"
 	"nekoq/services/httpapi"
 	warehousenative "nekoq/warehouse/native"
@@ -18,6 +20,11 @@ func (a *App) startHTTP(ctx context.Context) error {
 		warehouserest.Register(a.http, a.kv)
 	} else {
 		a.offRoutes("warehouse")
+	}
+	if a.numgen != nil {
+		numgenrest.Register(a.http, a.numgen)
+	} else {
+		a.offRoutes("numgen")
 	}
 	if a.deps.InProcess {
 		return nil
@@ -41,6 +48,9 @@ func (a *App) offRoutes(service string) {
 func (a *App) startNative(ctx context.Context) error {
 	if a.kv != nil {
 		warehousenative.Register(a.mux, a.kv, a.auth)
+	}
+	if a.numgen != nil {
+		numgennative.Register(a.mux, a.numgen, a.auth)
 	}
 	return a.native.start(ctx)
 }

@@ -1,0 +1,179 @@
+// Command bench prints NekoQ's speed and memory beside its peers on the same
+// machine in the same run: etcd for durable puts and linearizable gets, a bare
+// gin handler for REST. Runs alternate between the sides; what is printed are
+// ratios of medians, with what each side had synced when it answered.
+//
+// It starts every server itself on loopback, in temporary folders, and bounds
+// every load in clients and time. `make bench` runs it.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"nekoq/services/testkit/process"
+)
+
+// ginEnv makes this program serve as the bare gin side.
+const ginEnv = "NEKOQ_BENCH_GIN"
+
+type settings struct {
+	duration time.Duration
+	rounds   int
+	clients  []int
+	nodes    []int
+	parts    map[string]bool
+	keys     int
+	etcd     string
+	nekoq    string
+	profile  string
+	dir      string
+}
+
+func main() {
+	if addr := os.Getenv(ginEnv); addr != "" {
+		fail(serveGin(addr))
+	}
+	s, err := parse()
+	if err != nil {
+		fail(err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	fail(s.all(ctx))
+}
+
+func fail(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func parse() (*settings, error) {
+	var s settings
+	clients := flag.String("clients", "1,64,1000", "numbers of concurrent clients")
+	nodes := flag.String("nodes", "1,3", "cluster sizes")
+	parts := flag.String("parts", "kv,rest,ids,start,million", "what to measure")
+	flag.DurationVar(&s.duration, "duration", 2*time.Second, "counted time of one run (at most 30s)")
+	flag.IntVar(&s.rounds, "rounds", 3, "runs a side; the median counts (at most 15)")
+	flag.IntVar(&s.keys, "keys", 1_000_000, "keys of the memory and restart part")
+	flag.StringVar(&s.nekoq, "nekoq", "", "a built nekoq binary; built anew when empty")
+	flag.StringVar(&s.profile, "profile", "", "write a CPU profile of NekoQ's first node under load to this file")
+	flag.Parse()
+	if s.duration < 100*time.Millisecond || s.duration > 30*time.Second || s.rounds < 1 || s.rounds > 15 {
+		return nil, fmt.Errorf("-duration must be 100ms to 30s and -rounds 1 to 15")
+	}
+	for _, list := range []struct {
+		text string
+		max  int
+		to   *[]int
+	}{{*clients, 2000, &s.clients}, {*nodes, 5, &s.nodes}} {
+		for f := range strings.SplitSeq(list.text, ",") {
+			n, err := strconv.Atoi(f)
+			if err != nil || n < 1 || n > list.max {
+				return nil, fmt.Errorf("%q: want numbers from 1 to %d", list.text, list.max)
+			}
+			*list.to = append(*list.to, n)
+		}
+	}
+	s.parts = map[string]bool{}
+	for p := range strings.SplitSeq(*parts, ",") {
+		s.parts[p] = true
+	}
+	return &s, nil
+}
+
+func (s *settings) all(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "nekoq-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	s.dir = dir
+	if s.nekoq == "" {
+		if s.nekoq, err = process.Build(ctx, dir, "nekoq/cmd/nekoq"); err != nil {
+			return err
+		}
+	}
+	if s.etcd, err = exec.LookPath("etcd"); err != nil {
+		return fmt.Errorf("%w: run .ci/deps etcd", err)
+	}
+	version, err := exec.CommandContext(ctx, s.etcd, "--version").Output()
+	if err != nil {
+		return err
+	}
+	first, _, _ := strings.Cut(string(version), "\n")
+	fmt.Printf("# peers: %s, gin bare handler; %s a run, %d runs a side, alternating; ratios of medians\n", first, s.duration, s.rounds)
+	for _, part := range []struct {
+		name string
+		run  func(context.Context) error
+	}{{"kv", s.kv}, {"rest", s.rest}, {"ids", s.ids}, {"start", s.startUp}, {"million", s.million}} {
+		if !s.parts[part.name] {
+			continue
+		}
+		if err := part.run(ctx); err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	return nil
+}
+
+// side is one of two things compared.
+type side struct {
+	name string
+	op   op
+}
+
+// compare runs the sides in turn and prints their medians and the ratio of the
+// first to the second.
+func (s *settings) compare(ctx context.Context, w *tabwriter.Writer, what string, clients int, a, b side) error {
+	var ra, rb []run
+	for range s.rounds {
+		for _, x := range []struct {
+			side side
+			to   *[]run
+		}{{a, &ra}, {b, &rb}} {
+			r, err := load(ctx, clients, s.duration, x.side.op)
+			if err != nil {
+				return fmt.Errorf("%s, %d clients, %s: %w", what, clients, x.side.name, err)
+			}
+			*x.to = append(*x.to, r)
+		}
+	}
+	ma, mb := median(ra), median(rb)
+	fmt.Fprintf(
+		w, "%s\t%d\t%s %.0f/s\tp50 %v p99 %v\t%s %.0f/s\tp50 %v p99 %v\t%.2f\n", what, clients,
+		a.name, ma.rate(), ma.p50.Round(time.Microsecond), ma.p99.Round(time.Microsecond),
+		b.name, mb.rate(), mb.p50.Round(time.Microsecond), mb.p99.Round(time.Microsecond), ma.rate()/mb.rate(),
+	)
+	return w.Flush()
+}
+
+func table() *tabwriter.Writer { return tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0) }
+
+// self starts this program again as the bare gin side.
+func (s *settings) bareGin(addr string) (*process.Process, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return process.Start(s.dir, "gin", []string{ginEnv + "=" + addr}, exe)
+}
+
+func (s *settings) cluster(ctx context.Context, name string, nodes int) (*nekoqSide, error) {
+	dir := filepath.Join(s.dir, name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	return startNekoq(ctx, process.Options{Bin: s.nekoq, Dir: dir, Nodes: nodes})
+}

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"time"
+
+	"nekoq/services/testkit/process"
+)
+
+// keySpace is the number of keys that puts write and gets read.
+const keySpace = 10_000
+
+func key(worker, n int) string { return fmt.Sprintf("bench/%08d", (worker*7919+n)%keySpace) }
+
+// kv compares durable puts and linearizable gets of 256 B with etcd.
+func (s *settings) kv(ctx context.Context) error {
+	value := bytes.Repeat([]byte("v"), 256)
+	for _, nodes := range s.nodes {
+		if err := s.kvNodes(ctx, nodes, value); err != nil {
+			return fmt.Errorf("%d nodes: %w", nodes, err)
+		}
+	}
+	return nil
+}
+
+func (s *settings) kvNodes(ctx context.Context, nodes int, value []byte) error {
+	neko, err := s.cluster(ctx, fmt.Sprintf("kv%d", nodes), nodes)
+	if err != nil {
+		return err
+	}
+	defer neko.close()
+	etcd, err := startEtcd(ctx, s.etcd, nodes)
+	if err != nil {
+		return err
+	}
+	defer etcd.close()
+	fmt.Printf("\n## keys, %d node(s), 256 B values; NekoQ: raft log synced on a majority before the answer; etcd: write-ahead log synced on a majority before the answer\n", nodes)
+	w := table()
+	fmt.Fprintln(w, "operation\tclients\tNekoQ\t\tpeer\t\tratio")
+	for _, clients := range s.clients {
+		err := s.compare(ctx, w, "put, Go client", clients,
+			side{"nekoq", func(ctx context.Context, worker, n int) error { return neko.put(ctx, key(worker, n), value) }},
+			side{"etcd", func(ctx context.Context, worker, n int) error { return etcd.put(ctx, worker, key(worker, n), value) }})
+		if err != nil {
+			return err
+		}
+	}
+	for i := range keySpace { // gets must find every key
+		if i%64 == 0 {
+			err = fill(ctx, i, min(i+64, keySpace), func(ctx context.Context, i int) error {
+				k := key(0, i)
+				if err := neko.put(ctx, k, value); err != nil {
+					return err
+				}
+				return etcd.put(ctx, i, k, value)
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	for _, clients := range s.clients {
+		err := s.compare(ctx, w, "linearizable get, Go client", clients,
+			side{"nekoq", func(ctx context.Context, worker, n int) error { return neko.get(ctx, key(worker, n)) }},
+			side{"etcd", func(ctx context.Context, worker, n int) error { return etcd.get(ctx, worker, key(worker, n)) }})
+		if err != nil {
+			return err
+		}
+	}
+	for _, clients := range s.clients {
+		conns, err := newHTTPConns(neko.httpAddrs(), clients)
+		if err != nil {
+			return err
+		}
+		err = s.compare(ctx, w, "put, REST", clients,
+			side{"nekoq", func(_ context.Context, worker, n int) error {
+				return conns.do(worker, putRequest("/v1/warehouse/kv/"+key(worker, n), value))
+			}},
+			side{"etcd", func(ctx context.Context, worker, n int) error { return etcd.put(ctx, worker, key(worker, n), value) }})
+		if err == nil {
+			err = s.compare(ctx, w, "linearizable get, REST", clients,
+				side{"nekoq", func(_ context.Context, worker, n int) error {
+					return conns.do(worker, getRequest("/v1/warehouse/kv/"+key(worker, n)+"?raw=true"))
+				}},
+				side{"etcd", func(ctx context.Context, worker, n int) error { return etcd.get(ctx, worker, key(worker, n)) }})
+		}
+		conns.close()
+		if err != nil {
+			return err
+		}
+	}
+	return s.printEntrySize(ctx, neko)
+}
+
+// rest compares a cheap REST read with a bare gin handler: LocalSwitch, so that
+// what is measured is the door and the state.
+func (s *settings) rest(ctx context.Context) error {
+	neko, err := s.cluster(ctx, "rest", 0)
+	if err != nil {
+		return err
+	}
+	defer neko.close()
+	if err := neko.put(ctx, "bench", bytes.Repeat([]byte("v"), 256)); err != nil {
+		return err
+	}
+	addrs, err := process.FreePorts(1)
+	if err != nil {
+		return err
+	}
+	gin, err := s.bareGin(addrs[0])
+	if err != nil {
+		return err
+	}
+	defer gin.Kill()
+	err = process.Until(ctx, 20*time.Second, func(ctx context.Context) error { return httpReady(ctx, "http://"+addrs[0]+"/kv/x") })
+	if err != nil {
+		return err
+	}
+	fmt.Println("\n## REST beside a bare gin handler (one node; reads, nothing synced)")
+	w := table()
+	fmt.Fprintln(w, "operation\tclients\tNekoQ\t\tpeer\t\tratio")
+	for _, clients := range s.clients {
+		a, err := newHTTPConns(neko.httpAddrs(), clients)
+		if err != nil {
+			return err
+		}
+		b, err := newHTTPConns(addrs, clients)
+		if err != nil {
+			return err
+		}
+		requests := func(h *httpConns, path string) op {
+			r := getRequest(path)
+			return func(_ context.Context, worker, _ int) error { return h.do(worker, r) }
+		}
+		err = s.compare(ctx, w, "GET key, raw", clients,
+			side{"nekoq", requests(a, "/v1/warehouse/kv/bench?raw=true")}, side{"gin", requests(b, "/kv/bench")})
+		if err == nil {
+			err = s.compare(ctx, w, "GET one id128", clients,
+				side{"nekoq", requests(a, "/v1/numgen/bench/1")}, side{"gin", requests(b, "/id/bench/1")})
+		}
+		a.close()
+		b.close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startUp prints the time from the start of the process until it is ready, and
+// the memory of an idle LocalSwitch.
+func (s *settings) startUp(ctx context.Context) error {
+	fmt.Println("\n## start and idle memory of LocalSwitch (built binary, empty data folder)")
+	neko, err := s.cluster(ctx, "start", 0)
+	if err != nil {
+		return err
+	}
+	defer neko.close()
+	var times []run
+	for range max(s.rounds, 3) {
+		d, err := neko.restart(ctx)
+		if err != nil {
+			return err
+		}
+		times = append(times, run{ops: 1, took: d})
+	}
+	pause(ctx, time.Second)
+	rss, anon := neko.nodes[0].Memory()
+	fmt.Printf("ready after %v; idle memory %d MiB resident, %d MiB of it not backed by files\n", median(times).took.Round(time.Millisecond), rss>>20, anon>>20)
+	return nil
+}
+
+// million compares memory and restart with many keys.
+func (s *settings) million(ctx context.Context) error {
+	neko, err := s.cluster(ctx, "million", 1)
+	if err != nil {
+		return err
+	}
+	defer neko.close()
+	etcd, err := startEtcd(ctx, s.etcd, 1)
+	if err != nil {
+		return err
+	}
+	defer etcd.close()
+	fmt.Printf("\n## %d keys of 256 B, one node, synced as above\n", s.keys)
+	value := bytes.Repeat([]byte("v"), 256)
+	for _, x := range []struct {
+		name    string
+		put     func(ctx context.Context, i int) error
+		memory  func() (int64, int64)
+		restart func(context.Context) (time.Duration, error)
+	}{
+		{"nekoq", func(ctx context.Context, i int) error { return neko.put(ctx, fmt.Sprintf("m/%09d", i), value) }, func() (int64, int64) { return neko.nodes[0].Memory() }, neko.restart},
+		{"etcd", func(ctx context.Context, i int) error { return etcd.put(ctx, i, fmt.Sprintf("m/%09d", i), value) }, etcd.memory, etcd.restart},
+	} {
+		began := time.Now()
+		if err := fill(ctx, 0, s.keys, x.put); err != nil {
+			return err
+		}
+		filled := time.Since(began)
+		pause(ctx, 2*time.Second)
+		rss, anon := x.memory()
+		d, err := x.restart(ctx)
+		if err != nil {
+			return err
+		}
+		rss2, anon2 := x.memory()
+		fmt.Printf("%s: filled in %v (%.0f/s); %d MiB resident, %d MiB of it not backed by files; restart to ready %v, then %d MiB resident, %d MiB not backed by files\n",
+			x.name, filled.Round(time.Millisecond), float64(s.keys)/filled.Seconds(), rss>>20, anon>>20, d.Round(time.Millisecond), rss2>>20, anon2>>20)
+	}
+	return nil
+}
+
+// fill calls f for every number of [from, to) from 512 goroutines.
+func fill(ctx context.Context, from, to int, f func(ctx context.Context, i int) error) error {
+	workers := min(512, to-from)
+	errs := make(chan error, workers)
+	for w := range workers {
+		go func() {
+			for i := from + w; i < to; i += workers {
+				if err := f(ctx, i); err != nil {
+					errs <- err
+					return
+				}
+			}
+			errs <- nil
+		}()
+	}
+	var first error
+	for range workers {
+		if err := <-errs; err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}

@@ -10,7 +10,8 @@
 //
 // Every error is an *errs.Error. Three codes tell what became of a write that
 // got no answer: unavailable and no_leader mean that nothing was done, and
-// outcome_unknown that it may have been.
+// outcome_unknown that it may have been. After canceled, which is the caller's
+// own doing, it may have been too.
 package client
 
 import (

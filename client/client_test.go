@@ -38,7 +38,6 @@ type fakeCluster struct {
 	sessions map[uint64]map[uint64][]byte // session → seq → result
 	acked    map[uint64]uint64
 	log      []string
-	watchers []chan struct{}
 }
 
 func newFakeCluster() *fakeCluster {
@@ -271,8 +270,7 @@ func TestWriteOnceOverLostAnswers(t *testing.T) {
 		set(&n.after, func(m wire.Method) error {
 			// The write took effect, and its answer never comes.
 			if m == mWrite && lost.Add(1)%2 == 1 {
-				go n.breakConns()
-				<-n.broken()
+				n.breakConns()
 			}
 			return nil
 		})
@@ -296,24 +294,6 @@ func (n *fakeNode) breakConns() {
 	for _, c := range conns {
 		_ = c.Close()
 	}
-}
-
-// broken is closed when every connection there was has been cut.
-func (n *fakeNode) broken() <-chan struct{} {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			n.mu.Lock()
-			left := len(n.conns)
-			n.mu.Unlock()
-			if left == 0 {
-				return
-			}
-			time.Sleep(time.Millisecond)
-		}
-	}()
-	return done
 }
 
 func TestDeadlines(t *testing.T) {

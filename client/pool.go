@@ -229,6 +229,9 @@ func (s *slot) dialed(ctx context.Context, deadline time.Time) (*wire.Conn, erro
 	case <-ctx.Done():
 		return nil, errs.From(ctx.Err())
 	case <-timer.C:
+		if last := s.ep.lastErr.Load(); last != nil {
+			return nil, *last // says more than that time is up
+		}
 		return nil, errs.New(errs.Unavailable, "%s: no connection before the deadline", s.ep.addr)
 	}
 }

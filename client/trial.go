@@ -169,7 +169,7 @@ func (t *trial) explain(ctx context.Context, err error) error {
 		err = errClosed
 	}
 	timeUp := err == errDeadline || errors.Is(err, context.DeadlineExceeded) || errs.Has(err, errs.DeadlineExceeded)
-	if t.write && t.doubt && (timeUp || tryElsewhere(errs.CodeOf(err)) || errs.Has(err, errs.Canceled)) {
+	if t.write && t.doubt && (timeUp || tryElsewhere(errs.CodeOf(err))) {
 		return errs.New(errs.OutcomeUnknown,
 			"the write was sent, and no answer came%s; it may have taken effect", t.failed.told(": ")).Wrap(t.cause(err))
 	}

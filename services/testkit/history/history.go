@@ -1,0 +1,179 @@
+// Package history records what clients of registers saw and checks with porcupine
+// that it is linearizable: that every operation can be given one instant between
+// its call and its answer, in an order that explains all answers.
+//
+// A Recorder is safe for concurrent use. Only tests import it.
+package history
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+type kind int
+
+const (
+	get kind = iota
+	put
+	cas
+)
+
+type input struct {
+	kind       kind
+	key        string
+	value, old string
+}
+
+type output struct {
+	value   string
+	ok      bool // of a cas: it took effect
+	unknown bool // whether it took effect is not known
+}
+
+// Recorder holds the operations of one test.
+type Recorder struct {
+	start time.Time
+	mu    sync.Mutex
+	ops   []porcupine.Operation
+}
+
+// New makes an empty history.
+func New() *Recorder { return &Recorder{start: time.Now()} }
+
+// Op is an operation that has been called and not answered.
+type Op struct {
+	r    *Recorder
+	op   porcupine.Operation
+	done bool
+}
+
+func (r *Recorder) call(client int, in input) *Op {
+	return &Op{r: r, op: porcupine.Operation{ClientId: client, Input: in, Call: int64(time.Since(r.start))}}
+}
+
+// Get begins a read of key by a client; each client has one operation at a time.
+func (r *Recorder) Get(client int, key string) *Op { return r.call(client, input{kind: get, key: key}) }
+
+// Put begins a write. Values should be unique, so that a wrong answer shows.
+func (r *Recorder) Put(client int, key, value string) *Op {
+	return r.call(client, input{kind: put, key: key, value: value})
+}
+
+// CAS begins a compare-and-set.
+func (r *Recorder) CAS(client int, key, old, value string) *Op {
+	return r.call(client, input{kind: cas, key: key, old: old, value: value})
+}
+
+func (o *Op) end(out output) {
+	if o.done {
+		panic("history: an operation has two answers")
+	}
+	o.done = true
+	o.op.Output = out
+	o.op.Return = int64(time.Since(o.r.start))
+	if out.unknown {
+		o.op.Return = math.MaxInt64 // it may take effect at any time
+	}
+	o.r.mu.Lock()
+	defer o.r.mu.Unlock()
+	o.r.ops = append(o.r.ops, o.op)
+}
+
+// Read ends a Get with the value that was seen.
+func (o *Op) Read(value string) { o.end(output{value: value}) }
+
+// OK ends a Put, or a CAS that took effect.
+func (o *Op) OK() { o.end(output{ok: true}) }
+
+// Mismatch ends a CAS that found another value.
+func (o *Op) Mismatch() { o.end(output{}) }
+
+// Unknown ends a write whose outcome is not known.
+func (o *Op) Unknown() { o.end(output{unknown: true}) }
+
+// Drop forgets an operation that certainly did nothing, or a read that failed.
+func (o *Op) Drop() { o.done = true }
+
+// Len is the number of operations.
+func (r *Recorder) Len() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.ops)
+}
+
+var model = porcupine.Model{
+	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
+		byKey := map[string][]porcupine.Operation{}
+		var keys []string
+		for _, op := range history {
+			k := op.Input.(input).key
+			if _, ok := byKey[k]; !ok {
+				keys = append(keys, k)
+			}
+			byKey[k] = append(byKey[k], op)
+		}
+		out := make([][]porcupine.Operation, 0, len(keys))
+		for _, k := range keys {
+			out = append(out, byKey[k])
+		}
+		return out
+	},
+	Init: func() any { return "" },
+	Step: func(state, in, out any) (bool, any) {
+		s, i, o := state.(string), in.(input), out.(output)
+		switch i.kind {
+		case get:
+			return o.value == s, s
+		case put:
+			return true, i.value
+		default:
+			if s == i.old {
+				return o.ok || o.unknown, i.value
+			}
+			return !o.ok || o.unknown, s
+		}
+	},
+	DescribeOperation: func(in, out any) string {
+		i, o := in.(input), out.(output)
+		tail := ""
+		if o.unknown {
+			tail = " ?"
+		}
+		switch i.kind {
+		case get:
+			return fmt.Sprintf("get(%s) = %q", i.key, o.value)
+		case put:
+			return fmt.Sprintf("put(%s, %q)%s", i.key, i.value, tail)
+		default:
+			return fmt.Sprintf("cas(%s, %q, %q) = %v%s", i.key, i.old, i.value, o.ok, tail)
+		}
+	},
+}
+
+// Check fails the test unless the history is linearizable. The picture of one
+// that is not goes to the file that the message names.
+func (r *Recorder) Check(tb testing.TB) {
+	tb.Helper()
+	r.mu.Lock()
+	ops := r.ops
+	r.mu.Unlock()
+	res, info := porcupine.CheckOperationsVerbose(model, ops, 60*time.Second)
+	switch res {
+	case porcupine.Ok:
+	case porcupine.Unknown:
+		tb.Errorf("the history of %d operations could not be checked within a minute", len(ops))
+	default:
+		path := filepath.Join(os.TempDir(), fmt.Sprintf("history-%d.html", time.Now().UnixNano()))
+		if err := porcupine.VisualizePath(model, info, path); err != nil {
+			path = err.Error()
+		}
+		tb.Errorf("the history of %d operations is not linearizable; see %s", len(ops), path)
+	}
+}

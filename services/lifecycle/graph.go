@@ -275,7 +275,11 @@ func (g *Graph) poll(ctx context.Context, u *unit) (State, error) {
 	}
 	if next != u.state || fmt.Sprint(err) != fmt.Sprint(u.err) {
 		if next != u.state {
-			g.opts.Logger.Info("component", "name", u.Name, "state", string(next), "reason", err)
+			args := []any{"name", u.Name, "state", string(next)}
+			if err != nil {
+				args = append(args, "reason", err.Error())
+			}
+			g.opts.Logger.Info("component", args...)
 		}
 		g.setLocked(u, next, err)
 	}

@@ -145,7 +145,7 @@ func (g *Graph) logPlan(plan []Planned) {
 			on = append(on, p.Name)
 		}
 	}
-	g.opts.Logger.Info("plan", "start", strings.Join(on, ", "), "off", strings.Join(off, ", "))
+	g.opts.Logger.Debug("plan", "start", strings.Join(on, ", "), "off", strings.Join(off, ", "))
 }
 
 func (g *Graph) startUnit(ctx context.Context, u *unit) {

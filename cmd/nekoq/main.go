@@ -1,0 +1,31 @@
+// Command nekoq is the server and its command line in one binary. It owns
+// nothing but the wiring: the words are in internal/cli, the node in services/app.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+
+	"nekoq/cmd/nekoq/internal/cli"
+	"nekoq/configs"
+	"nekoq/services/app"
+)
+
+func main() {
+	env := cli.Standard()
+	env.Version = app.Version
+	env.Connect = cli.Dial
+	env.Serve = serve
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	os.Exit(cli.Main(ctx, os.Args[1:], env))
+}
+
+func serve(ctx context.Context, cfg configs.Config) error {
+	node, err := app.New(cfg, app.Deps{})
+	if err != nil {
+		return err
+	}
+	return node.Run(ctx)
+}

@@ -24,6 +24,7 @@ type request struct {
 	start     time.Time
 	deadline  time.Time
 	asked     bool             // the client set the deadline by the Request-Timeout header
+	body      *body            // nil for a request without one
 	endSpan   func(status int) // nil when tracing is off
 	cause     error            // first server-side error, for the access log; handler's goroutine only
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -108,7 +109,8 @@ func (s *Server) check(c *gin.Context, r *request) error {
 			c.Writer.Header().Set("Connection", "close")
 			return bodyTooLarge(rt.maxBody, req.ContentLength)
 		}
-		req.Body = &body{ReadCloser: req.Body, left: rt.maxBody, limit: rt.maxBody, timeout: s.cfg.BodyReadTimeout, w: c.Writer}
+		r.body = &body{ReadCloser: req.Body, left: rt.maxBody, limit: rt.maxBody, timeout: s.cfg.BodyReadTimeout, w: c.Writer}
+		req.Body = r.body
 	}
 	return nil
 }
@@ -247,16 +249,40 @@ func (b *body) Read(p []byte) (int, error) {
 		p = p[:b.left+1] // one more than allowed tells too large from just right
 	}
 	n, err := b.ReadCloser.Read(p)
-	if b.limit > 0 && int64(n) > b.left {
+	over := b.limit > 0 && int64(n) > b.left
+	if over {
 		n, err = int(b.left), bodyTooLarge(b.limit, 0)
-		b.w.Header().Set("Connection", "close")
 	}
 	b.left -= int64(n)
-	if err != nil {
+	if err == nil {
+		return n, nil
+	}
+	if errors.Is(err, io.EOF) {
 		b.err = err
 		_ = http.NewResponseController(b.w).SetReadDeadline(time.Time{})
+		return n, err
 	}
+	// What is left of the body is not worth waiting for.
+	b.w.Header().Set("Connection", "close")
+	_ = http.NewResponseController(b.w).SetReadDeadline(time.Now())
+	switch {
+	case over:
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = errs.New(errs.DeadlineExceeded, "body: did not arrive within http.body_read_timeout = %s", b.timeout).
+			With(errs.Detail{Field: "body", Limit: b.timeout.String()}).Wrap(err)
+	default:
+		err = errs.New(errs.Canceled, "body: broke off").Wrap(err)
+	}
+	b.err = err
 	return n, err
+}
+
+// abandon bounds the time for which net/http reads on in a body that nobody
+// read to its end, to be able to use the connection again.
+func (b *body) abandon() {
+	if b.err == nil {
+		_ = http.NewResponseController(b.w).SetReadDeadline(time.Now().Add(b.timeout))
+	}
 }
 
 // finish ends a request: answers a panic, counts, logs.
@@ -266,6 +292,9 @@ func (s *Server) finish(c *gin.Context, r *request, counted bool) {
 		abort = s.panicked(c, r, p)
 	}
 	r.end()
+	if r.body != nil {
+		r.body.abandon()
+	}
 	took := time.Since(r.start)
 	status := c.Writer.Status()
 	r.route.metrics.Observe(status, took)

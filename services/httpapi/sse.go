@@ -70,6 +70,8 @@ func Stream(c *gin.Context, next func(ctx context.Context) ([]Event, error)) {
 	c.Writer.WriteHeader(http.StatusOK)
 	out := &stream{c: c, rc: http.NewResponseController(c.Writer), timeout: r.srv.cfg.StreamWriteTimeout}
 	defer func() { _ = out.rc.SetWriteDeadline(time.Time{}) }()
+	// The first bytes tell the client, and every proxy between, that it is on.
+	out.buf = append(out.buf, ": open\n\n"...)
 	if out.flush() != nil {
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -32,7 +33,7 @@ func (s *Server) compressed(h http.Handler) (http.Handler, error) {
 	}
 	zipped := wrap(h)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if len(r.Header["Accept-Encoding"]) == 0 {
+		if len(r.Header["Accept-Encoding"]) == 0 || strings.Contains(r.Header.Get("Accept"), StreamType) {
 			h.ServeHTTP(w, r)
 			return
 		}

@@ -173,7 +173,7 @@ func (a *app) report(err error) int {
 	e := errs.From(err)
 	message := e.Message
 	if e.Code == errs.Unavailable && a.endpoints != nil {
-		message += "; start one with `nekoq serve`, or name it with --endpoints"
+		message = strings.TrimSuffix(message, "; is `nekoq serve` running?") + "; start one with `nekoq serve`, or name it with --endpoints"
 	}
 	if a.output == "json" {
 		a.errorJSON(e, message)

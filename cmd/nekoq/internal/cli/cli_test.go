@@ -37,7 +37,21 @@ func golden(t *testing.T, path, got string) {
 	}
 	want, err := os.ReadFile(path)
 	require.NoError(t, err)
-	require.Equal(t, string(want), got, "run make fix-golden if the change is meant")
+	if string(want) == got {
+		return
+	}
+	old, now := strings.Split(string(want), "\n"), strings.Split(got, "\n")
+	i := 0
+	for i < min(len(old), len(now)) && old[i] == now[i] {
+		i++
+	}
+	at := func(lines []string) string {
+		if i < len(lines) {
+			return lines[i]
+		}
+		return "(end)"
+	}
+	t.Fatalf("%s differs at line %d:\n  file: %s\n  now:  %s\nrun make fix-golden if the change is meant", path, i+1, at(old), at(now))
 }
 
 var at = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

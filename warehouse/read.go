@@ -62,6 +62,8 @@ func actorName(b []byte) string {
 		return "native:anonymous"
 	case "http:anonymous":
 		return "http:anonymous"
+	case "internal:anonymous":
+		return "internal:anonymous"
 	}
 	return string(b)
 }
@@ -78,8 +80,13 @@ func (s *Service) Get(ctx context.Context, r *api.GetRequest) (api.GetResult, er
 
 // AppendGet is Get whose answer is encoded straight from the state into dst.
 func (s *Service) AppendGet(ctx context.Context, r *api.GetRequest, dst []byte) ([]byte, error) {
-	err := s.Read(ctx, r, func(res *api.GetResult) { dst = res.Append(dst) })
-	return dst, err
+	f, err := s.find(ctx, r)
+	if err != nil {
+		return dst, err
+	}
+	defer f.v.Release()
+	res := f.result(r.Key)
+	return res.Append(dst), nil
 }
 
 // RangeResource names the keys from start to end for the authorizer. No end is
@@ -95,37 +102,71 @@ func RangeResource(start, end []byte) auth.Resource {
 // Read is Get without the copy: res is valid until use returns. Doors encode the
 // answer in it.
 func (s *Service) Read(ctx context.Context, r *api.GetRequest, use func(res *api.GetResult)) error {
-	s.metrics.gets.Inc()
-	if err := s.checkKey(r.Key); err != nil {
-		return err
-	}
-	v, err := s.view(ctx, r.Stale)
+	f, err := s.find(ctx, r)
 	if err != nil {
 		return err
 	}
-	defer v.Release()
-	res := api.GetResult{}
-	rev := v.meta.Revision
-	var rec table.Record
-	if r.Revision == 0 || r.Revision == rev {
-		rec, res.Found, err = table.Latest(v, r.Key)
-	} else {
-		rev = r.Revision
-		if err := v.meta.CheckRevision(rev); err != nil {
-			return err
-		}
-		rec, res.Found, err = table.At(v, r.Key, rev)
-		res.Found = res.Found && !rec.Deleted
-	}
-	if err != nil {
-		return damaged(err)
-	}
-	res.Header = v.header(rev)
-	if res.Found {
-		fill(&res.KV, r.Key, &rec)
-	}
+	defer f.v.Release()
+	res := f.result(r.Key)
 	use(&res)
 	return nil
+}
+
+// finding is what a read of one key found. Its view must be released.
+type finding struct {
+	v     view
+	rev   uint64
+	found bool
+	rec   table.Record
+}
+
+func (f *finding) result(key []byte) api.GetResult {
+	res := api.GetResult{Header: f.v.header(f.rev), Found: f.found}
+	if f.found {
+		fill(&res.KV, key, &f.rec)
+	}
+	return res
+}
+
+func (s *Service) find(ctx context.Context, r *api.GetRequest) (f finding, err error) {
+	s.metrics.gets.Inc()
+	if err := s.checkKey(r.Key); err != nil {
+		return f, err
+	}
+	if f.v, err = s.view(ctx, r.Stale); err != nil {
+		return f, err
+	}
+	f.rev = f.v.meta.Revision
+	if r.Revision == 0 || r.Revision == f.rev {
+		f.rec, f.found, err = table.Latest(f.v.View, r.Key)
+	} else if err = f.v.meta.CheckRevision(r.Revision); err == nil {
+		f.rev = r.Revision
+		f.rec, f.found, err = table.At(f.v.View, r.Key, f.rev)
+		f.found = f.found && !f.rec.Deleted
+	}
+	if err != nil {
+		f.v.Release()
+		return f, damaged(err)
+	}
+	return f, nil
+}
+
+// copier makes copies that share larger allocations.
+type copier struct{ free []byte }
+
+const copyChunk = 16 << 10
+
+func (c *copier) clone(b []byte) []byte {
+	if len(b) > copyChunk/4 {
+		return bytes.Clone(b)
+	}
+	if len(b) > len(c.free) {
+		c.free = make([]byte, copyChunk)
+	}
+	n := copy(c.free, b)
+	out := c.free[:n:n]
+	c.free = c.free[n:]
+	return out
 }
 
 // List gives a page of a range, now or at a revision. All pages of a list show the
@@ -155,6 +196,7 @@ func (s *Service) List(ctx context.Context, r *api.ListRequest) (api.ListResult,
 	out := api.ListResult{Header: v.header(rev), Items: []api.KV{}}
 	bytesLeft := s.cfg.MaxPageBytes
 	more := false
+	var keep copier
 	err = visible(v, v.meta, start, bound(r.End), rev, func(key []byte, rec *table.Record) bool {
 		if len(out.Items) == limit || bytesLeft <= 0 {
 			more = true
@@ -165,10 +207,10 @@ func (s *Service) List(ctx context.Context, r *api.ListRequest) (api.ListResult,
 		if r.KeysOnly {
 			rec.Value = nil
 		}
-		fill(&kv, bytes.Clone(key), rec)
+		fill(&kv, keep.clone(key), rec)
 		if !r.KeysOnly {
 			bytesLeft -= int64(len(rec.Value))
-			kv.Value = bytes.Clone(rec.Value)
+			kv.Value = keep.clone(rec.Value)
 		}
 		out.Items = append(out.Items, kv)
 		return true

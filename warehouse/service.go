@@ -34,7 +34,8 @@ import (
 	"nekoq/warehouse/internal/table"
 )
 
-// SystemPrefix is the part of the key space that users may not touch.
+// SystemPrefix is the part of the key space that users may not touch. Without its
+// first slash it is refused too: in a REST path the two look alike.
 const SystemPrefix = "/_sys/"
 
 var systemPrefix, systemEnd = []byte(SystemPrefix), api.PrefixEnd([]byte(SystemPrefix))
@@ -184,7 +185,7 @@ func (s *Service) checkKey(key []byte) error {
 	if int64(len(key)) > s.cfg.MaxKeyBytes {
 		return table.TooLarge("key", len(key), s.cfg.MaxKeyBytes)
 	}
-	if bytes.HasPrefix(key, systemPrefix) {
+	if bytes.HasPrefix(key, systemPrefix) || bytes.HasPrefix(key, systemPrefix[1:]) {
 		return errs.New(errs.Forbidden, "key: %q is reserved: keys below %s belong to the system", key, SystemPrefix).
 			With(errs.Detail{Field: "key", Value: string(key), Limit: "not below " + SystemPrefix})
 	}

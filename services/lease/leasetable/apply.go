@@ -129,12 +129,13 @@ func applyStep(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 	if err := fields(cmd, &after, &elapsed); err != nil {
 		return nil, err
 	}
-	step, now := Clock(tx)
-	if after != step {
-		return nil, errs.New(errs.Conflict, "lease clock: step %d came first, want to follow %d", step, after)
+	c := readClock(tx)
+	if after != c.step {
+		return nil, errs.New(errs.Conflict, "lease clock: step %d came first, want to follow %d", c.step, after)
 	}
-	row := binary.BigEndian.AppendUint64(make([]byte, 0, 16), step+1)
-	tx.Put(TableClock, clockKey, binary.BigEndian.AppendUint64(row, now+min(elapsed, MaxStep)))
+	c.step++
+	c.now += min(elapsed, MaxStep)
+	c.write(tx)
 	return nil, nil
 }
 
@@ -164,19 +165,21 @@ func (o *Owners) applyExpire(tx *state.Tx, cmd *command.Command) ([]byte, error)
 		return nil, err
 	}
 	most = min(most, MaxExpire)
-	_, now := Clock(tx)
-	ids := make([]uint64, 0, 64)
+	c := readClock(tx)
+	now := c.now
+	var due [][2]uint64 // deadline and id
 	more := uint64(0)
-	tx.Scan(TableDeadlines, nil, deadlineKey(now+1, 0), func(k, _ []byte) bool {
-		if uint64(len(ids)) == most {
+	tx.Scan(TableDeadlines, c.first(), deadlineKey(now+1, 0), func(k, _ []byte) bool {
+		if uint64(len(due)) == most {
 			more = 1
 			return false
 		}
-		ids = append(ids, binary.BigEndian.Uint64(k[8:]))
+		due = append(due, [2]uint64{binary.BigEndian.Uint64(k), binary.BigEndian.Uint64(k[8:])})
 		return true
 	})
 	var ended, keys, moved uint64
-	for _, id := range ids {
+	for _, row := range due {
+		id := row[1]
 		if keys >= maxExpireKeys {
 			more = 1
 			break
@@ -185,6 +188,7 @@ func (o *Owners) applyExpire(tx *state.Tx, cmd *command.Command) ([]byte, error)
 		if !ok {
 			return nil, fmt.Errorf("lease: deadline of lease %d without a readable lease", id)
 		}
+		c.doneAt, c.doneLast = row[0], id
 		if l.Deadline > now {
 			reindex(tx, &l)
 			putLease(tx, l)
@@ -201,6 +205,7 @@ func (o *Owners) applyExpire(tx *state.Tx, cmd *command.Command) ([]byte, error)
 	if ended+moved == 0 {
 		return []byte{0, 0, 0, 0}, nil
 	}
+	c.write(tx)
 	b := make([]byte, 0, 16)
 	for _, v := range []uint64{ended, keys, moved, more} {
 		b = binary.AppendUvarint(b, v)

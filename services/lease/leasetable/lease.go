@@ -232,7 +232,7 @@ func List(r state.Reader, from uint64, fn func(l Lease) bool) {
 // Any tells whether a lease exists, so whether the clock must go on.
 func Any(r state.Reader) bool {
 	found := false
-	r.Scan(TableDeadlines, nil, nil, func(_, _ []byte) bool {
+	r.Scan(TableDeadlines, readClock(r).first(), nil, func(_, _ []byte) bool {
 		found = true
 		return false
 	})
@@ -241,9 +241,9 @@ func Any(r state.Reader) bool {
 
 // Due tells whether an index row has come up.
 func Due(r state.Reader) bool {
-	_, now := Clock(r)
+	c := readClock(r)
 	due := false
-	r.Scan(TableDeadlines, nil, deadlineKey(now+1, 0), func(_, _ []byte) bool {
+	r.Scan(TableDeadlines, c.first(), deadlineKey(c.now+1, 0), func(_, _ []byte) bool {
 		due = true
 		return false
 	})
@@ -252,12 +252,37 @@ func Due(r state.Reader) bool {
 
 // Clock gives the number of the last step and the lease clock in milliseconds.
 func Clock(r state.Reader) (step, now uint64) {
-	v, ok := r.Get(TableClock, clockKey)
-	if !ok || len(v) < 16 {
-		return 0, 0
-	}
-	return binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:])
+	c := readClock(r)
+	return c.step, c.now
 }
+
+// clockRow is the one row of TableClock. Every index row at or before done has been
+// taken care of: new ones lie beyond now, so looks begin after it and need not step
+// over what the latest expiries deleted.
+type clockRow struct {
+	step, now        uint64
+	doneAt, doneLast uint64 // deadline and id
+}
+
+func readClock(r state.Reader) clockRow {
+	v, ok := r.Get(TableClock, clockKey)
+	if !ok || len(v) < 32 {
+		return clockRow{}
+	}
+	at := func(i int) uint64 { return binary.BigEndian.Uint64(v[8*i:]) }
+	return clockRow{at(0), at(1), at(2), at(3)}
+}
+
+func (c clockRow) write(tx *state.Tx) {
+	row := make([]byte, 0, 32)
+	for _, v := range [...]uint64{c.step, c.now, c.doneAt, c.doneLast} {
+		row = binary.BigEndian.AppendUint64(row, v)
+	}
+	tx.Put(TableClock, clockKey, row)
+}
+
+// first is where a look at the index begins.
+func (c clockRow) first() []byte { return deadlineKey(c.doneAt, c.doneLast) }
 
 var clockKey = []byte("clock")
 

@@ -71,14 +71,14 @@ func (w *writer) put(key, value []byte, lease uint64, old []byte, prev *Record) 
 	}
 	size := len(key) + 12 + 1 + len(key) + recordOverhead + len(w.actor) + len(value)
 	if old != nil {
-		size += escapedLen(key) + 8 + len(old)
+		size += escapedLen(key) + 8
 	}
 	a := arena{make([]byte, 0, size)}
 	k := a.add(key)
 	row := a.cut(func(b []byte) []byte { return appendRecord(b, &r) })
 	if prev != nil {
 		hk := a.cut(func(b []byte) []byte { return appendHistKey(b, key, prev.ModRevision) })
-		w.tx.Put(TableHist, hk, a.add(old))
+		w.tx.Put(TableHist, hk, old)
 		w.meta.Bytes -= uint64(len(key) + len(prev.Value))
 	} else {
 		w.meta.Keys++
@@ -96,10 +96,10 @@ func (w *writer) remove(key, old []byte, prev *Record) {
 		CreateRevision: w.meta.Revision, ModRevision: w.meta.Revision, StoreRevision: w.tx.Next(),
 		Created: w.time, Modified: w.time, Deleted: true, Actor: []byte(w.actor),
 	}
-	a := arena{make([]byte, 0, 2*len(key)+13+2*(escapedLen(key)+8)+len(old)+recordOverhead+len(w.actor))}
+	a := arena{make([]byte, 0, 2*len(key)+13+2*(escapedLen(key)+8)+recordOverhead+len(w.actor))}
 	k := a.add(key)
 	hk := a.cut(func(b []byte) []byte { return appendHistKey(b, key, prev.ModRevision) })
-	w.tx.Put(TableHist, hk, a.add(old))
+	w.tx.Put(TableHist, hk, old)
 	hk = a.cut(func(b []byte) []byte { return appendHistKey(b, key, w.meta.Revision) })
 	row := a.cut(func(b []byte) []byte { return appendRecord(b, &t) })
 	w.tx.Put(TableHist, hk, row)

@@ -66,8 +66,8 @@ func Version(r state.Reader, key []byte, rev uint64) (rec Record, ok bool, err e
 	return rec, ok, err
 }
 
-// Visit takes a key and its record; both belong to the state, and key is valid only
-// during the call when the range is read at an old revision. False ends the range.
+// Visit takes a key and its record, both valid during the call only. False ends the
+// range.
 type Visit func(key []byte, rec *Record) bool
 
 // Range calls fn with the keys in [start, end) as they were at revision rev, in
@@ -82,8 +82,8 @@ func Range(r state.Reader, m Meta, start, end []byte, rev uint64, fn Visit) erro
 
 func rangeLatest(r state.Reader, start, end []byte, fn Visit) error {
 	var err error
+	var rec Record // one for all: fn keeps none
 	r.Scan(TableKV, start, end, func(k, v []byte) bool {
-		var rec Record
 		if rec, err = DecodeRecord(v); err != nil {
 			return false
 		}

@@ -54,13 +54,6 @@ func (m *Machine) ApplyEntry(index, term uint64, entry []byte) ([]Result, error)
 	return results, nil
 }
 
-func signal(ch chan struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
-	}
-}
-
 // applyBatch applies entry to the active overlay. The caller holds mu.
 func (m *Machine) applyBatch(index, term uint64, entry []byte) (results []Result, err error) {
 	g := m.acquire() // keeps the lower layers while the committer moves on

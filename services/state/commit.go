@@ -53,6 +53,14 @@ func (m *Machine) commitLoop() {
 	}
 }
 
+// signal sets a flag that the committer waits for.
+func signal(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
 // Backoff between attempts while the disk is full.
 const (
 	firstRetry = 50 * time.Millisecond

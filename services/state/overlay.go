@@ -16,10 +16,14 @@ type tree = btree.BTreeG[row]
 // slice headers in a tree node that is three quarters full.
 const rowOverhead = 64
 
+// treeDegree is small, since every batch copies the nodes that it touches: a
+// node of 23 rows at most is 1.1 KiB. Measured best of 8 to 32 for scattered keys.
+const treeDegree = 12
+
 func rowLess(a, b row) bool { return bytes.Compare(a.key, b.key) < 0 }
 
 func newTree() *tree {
-	return btree.NewBTreeGOptions(rowLess, btree.Options{NoLocks: true})
+	return btree.NewBTreeGOptions(rowLess, btree.Options{NoLocks: true, Degree: treeDegree})
 }
 
 // layer is an immutable set of trees, one slot a table, nil where unchanged.

@@ -59,7 +59,12 @@ func (l *load) client(ctx context.Context, id int) {
 	rnd := rand.New(rand.NewPCG(uint64(id), 1))
 	session := uint64(0)
 	for n := uint64(1); ctx.Err() == nil; n++ {
-		node := l.nodes[rnd.IntN(len(l.nodes))]
+		// Most clients keep to one node, so that those of a healthy one are not held up
+		// by a sick one; some go about, so that sessions do.
+		node := l.nodes[id%len(l.nodes)]
+		if id%4 == 3 {
+			node = l.nodes[rnd.IntN(len(l.nodes))]
+		}
 		key := fmt.Sprintf("k%d", rnd.IntN(4))
 		op, cancel := context.WithTimeout(context.Background(), 1500*time.Millisecond)
 		if id%2 == 1 && session == 0 {

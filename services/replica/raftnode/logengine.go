@@ -117,9 +117,10 @@ func (e *boltEngine) open() (rawLog, error) {
 	return raftboltdb.New(raftboltdb.Options{
 		Path: e.path,
 		BoltOptions: &bbolt.Options{
-			Timeout:        5 * time.Second,
-			FreelistType:   bbolt.FreelistMapType,
-			NoFreelistSync: true, // the log is short, so reading it at start is cheap
+			Timeout:      5 * time.Second,
+			FreelistType: bbolt.FreelistMapType,
+			// The list of free pages stays in the file: without it bbolt looks for them
+			// in a goroutine of its own, where a damaged page ends the process.
 		},
 		MsgpackUseNewTimeFormat: true,
 	})

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -121,6 +122,7 @@ func corruptLog(files string, cause error) error {
 
 // scan reads every entry once: it verifies the checksums and counts the bytes.
 func (s *logStore) scan() (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // a file that ends too early
 	defer func() {
 		if r := recover(); r != nil {
 			err = corruptLog(s.engine.files(), fmt.Errorf("%v", r))

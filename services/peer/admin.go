@@ -70,7 +70,7 @@ func (s *Service) checkRemoval(m table.Member, force bool) error {
 	stay, alive := 0, 0
 	var dead []string
 	for _, srv := range s.at.Raft.Servers() {
-		if !srv.Voter || srv.ID == m.ID {
+		if !srv.Voter || srv.ID == m.ID || s.members().Members[srv.ID].State == table.Leaving {
 			continue
 		}
 		stay++

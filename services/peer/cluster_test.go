@@ -2,7 +2,6 @@ package peer
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -16,7 +15,6 @@ import (
 	"nekoq/services/peer/api"
 	"nekoq/services/peer/internal/handshake"
 	"nekoq/services/peer/internal/identity"
-	"nekoq/services/wire"
 )
 
 func (n *fakeNode) failure(t *testing.T) error {
@@ -358,6 +356,82 @@ func TestJoinCatchUpPromoteRemove(t *testing.T) {
 	})
 }
 
+// A node that was admitted and stopped before anything reached it goes on where
+// it was.
+func TestInterruptedJoin(t *testing.T) {
+	g := newGroup(t)
+	nodes, _ := g.three()
+	cfg := testConfig()
+	cfg.Join = []string{nodes[0].addr}
+	g.heldAtStart = true
+	n4 := g.start(setup{id: "n4", ln: listener(t), cfg: cfg})
+	eventually(t, func() string {
+		if p := n4.svc.id.Get().Phase; p != identity.Joining || !n4.svc.formed.Load() {
+			return string(p)
+		}
+		return ""
+	})
+	n4.stop()
+	require.False(t, n4.HasState())
+	last := g.start(setup{id: "n4", dir: n4.dir, ln: listener(t), cfg: cfg}) // at another address, which the members must learn
+	eventually(t, func() string {
+		if m := nodes[0].svc.refresh().Members["n4"]; m.Address != last.addr {
+			return m.Address
+		}
+		return ""
+	})
+	last.stop()
+	cfg.Join = nil // the leader comes by itself
+	ln, err := net.Listen("tcp", last.addr)
+	require.NoError(t, err)
+	g.heldAtStart = false
+	back := g.start(setup{id: "n4", dir: n4.dir, ln: ln, cfg: cfg})
+	back.waitMembers(4)
+	require.Equal(t, n4.svc.id.Incarnation(), back.svc.id.Incarnation())
+	eventually(t, func() string { return notYet(find(t, nodes[0].status(t), "n4"), "voter") })
+}
+
+// Two of three are removed while they are down. When they come back they are a
+// majority of what they remember, and yet must not go on.
+func TestRemovedMajorityDoesNotGoOn(t *testing.T) {
+	g := newGroup(t)
+	nodes, peers := g.three()
+	leader, _ := nodes[0].Leader()
+	l := g.nodes[leader]
+	old := newGroup(t) // what the removed nodes remember
+	old.servers = l.Servers()
+	for i, n := range nodes {
+		if n == l {
+			continue
+		}
+		n.stop()
+		_, err := l.svc.Remove(t.Context(), api.RemoveRequest{ID: n.id, Force: true})
+		require.NoError(t, err)
+		cfg := testConfig()
+		cfg.Peers = peers
+		ln, err := net.Listen("tcp", n.addr)
+		require.NoError(t, err)
+		nodes[i] = old.start(setup{id: n.id, dir: n.dir, ln: ln, cfg: cfg})
+	}
+	for _, n := range nodes {
+		if n == l {
+			continue
+		}
+		eventually(t, func() string {
+			err := n.svc.Ready(t.Context())
+			if err == nil || !strings.Contains(err.Error(), "was removed from cluster") {
+				return fmt.Sprint(err)
+			}
+			return ""
+		})
+		for _, o := range nodes {
+			_, err := n.svc.DialRaft(t.Context(), o.id)
+			require.Error(t, err, "%s to %s", n.id, o.id)
+		}
+	}
+	require.NoError(t, l.svc.Ready(t.Context()))
+}
+
 func TestJoinRefusals(t *testing.T) {
 	g := newGroup(t)
 	nodes, _ := g.three()
@@ -453,148 +527,31 @@ func TestTransferRefusals(t *testing.T) {
 	require.NoError(t, err, "to the leader itself is no change")
 }
 
-func TestHashesAreComparedAndDivergenceIsLoud(t *testing.T) {
+// A folder may be emptied as long as no cluster has been started with it.
+func TestFolderMayBeReplacedBeforeTheFirstStart(t *testing.T) {
 	g := newGroup(t)
-	nodes, _ := g.three()
-	rep, err := nodes[1].svc.CompareHashes(t.Context(), api.HashRequest{Content: true})
-	require.NoError(t, err)
-	require.True(t, rep.Equal)
-	for _, n := range rep.Nodes {
-		require.Equal(t, api.HashEqual, n.Verdict)
-		require.Len(t, n.Chain, 16)
-		require.Len(t, n.Content, 16)
+	lns := []net.Listener{listener(t), listener(t), listener(t)}
+	var peers []string
+	for i, ln := range lns {
+		peers = append(peers, fmt.Sprintf("n%d=%s", i+1, ln.Addr()))
 	}
-
-	// One node gets another command at the same index.
-	leader, _ := nodes[0].Leader()
-	var bad *fakeNode
-	for _, n := range nodes {
-		if n.id != leader {
-			bad = n
-		}
-	}
-	g.mu.Lock()
-	entry := g.log[len(g.log)-1]
-	g.log = append(g.log, entry)
-	index := uint64(len(g.log))
-	for _, n := range g.nodes {
-		e := entry
-		if n == bad {
-			e = otherEntry()
-		}
-		_, err := n.m.ApplyEntry(index, g.term, e)
-		require.NoError(t, err)
-	}
-	g.mu.Unlock()
-
-	rep, err = nodes[0].svc.CompareHashes(t.Context(), api.HashRequest{})
-	require.NoError(t, err)
-	require.False(t, rep.Equal)
-	for _, n := range rep.Nodes {
-		want := api.HashEqual
-		if n.ID == bad.id {
-			want = api.HashDiverged
-		}
-		require.Equal(t, want, n.Verdict, n.ID)
-	}
-	require.ErrorContains(t, bad.svc.Ready(t.Context()), "differs from the other nodes'")
-	for _, n := range nodes {
-		st := find(t, n.status(t), bad.id)
-		require.Equal(t, api.HashDiverged, st.State, "seen from %s", n.id)
-		if n != bad {
-			require.NoError(t, n.svc.Ready(t.Context()))
-		}
-	}
-}
-
-func TestCallsGoOnAfterThePeerRestarts(t *testing.T) {
-	g := newGroup(t)
-	nodes, peers := g.three()
-	call := func() error {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		b, err := nodes[0].svc.Call(ctx, "n3", methodPing, []byte("{}"))
-		if err != nil {
-			return err
-		}
-		var r api.Report
-		return json.Unmarshal(b, &r)
-	}
-	require.NoError(t, call())
-	addr := nodes[2].addr
-	nodes[2].stop()
-	err := call()
-	require.Equal(t, errs.Unavailable, errs.CodeOf(err), "%v", err)
-	require.ErrorContains(t, err, "n3")
-	ln, lerr := net.Listen("tcp", addr)
-	require.NoError(t, lerr)
 	cfg := testConfig()
-	cfg.Peers = peers
-	g.start(setup{id: "n3", dir: nodes[2].dir, ln: ln, cfg: cfg})
+	cfg.Peers, cfg.BootstrapWait = peers, time.Minute
+	lns[2].Close()
+	n1 := g.start(setup{id: "n1", ln: lns[0], cfg: cfg})
+	n2 := g.start(setup{id: "n2", ln: lns[1], cfg: cfg})
 	eventually(t, func() string {
-		if err := call(); err != nil {
-			return err.Error()
+		err := n1.svc.Ready(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "have 2 of 3 nodes") {
+			return fmt.Sprint(err)
 		}
 		return ""
 	})
-	_, err = nodes[0].svc.Call(t.Context(), "n8", methodPing, nil)
-	require.ErrorContains(t, err, "its address is not known")
-	_, err = nodes[0].svc.Call(t.Context(), "n2", wire.Method(0x0f5f), nil)
-	require.Error(t, err, "an unknown method")
-}
-
-func TestRaftStreams(t *testing.T) {
-	g := newGroup(t)
-	nodes, _ := g.three()
-	for _, addr := range []string{"n2", nodes[1].addr} {
-		c, err := nodes[0].svc.DialRaft(t.Context(), addr)
+	n2.stop()
+	for i, n := range []string{"n2", "n3"} {
+		ln, err := net.Listen("tcp", lns[i+1].Addr().String())
 		require.NoError(t, err)
-		in, err := nodes[1].svc.RaftListener().Accept()
-		require.NoError(t, err)
-		_, err = c.Write([]byte("raft"))
-		require.NoError(t, err)
-		buf := make([]byte, 4)
-		_, err = in.Read(buf)
-		require.NoError(t, err)
-		require.Equal(t, "raft", string(buf))
-		require.NoError(t, c.Close())
-		require.NoError(t, in.Close())
+		g.start(setup{id: n, ln: ln, cfg: cfg})
 	}
-	require.Equal(t, "n2", nodes[1].svc.RaftListener().Addr().String())
-
-	// Removing a node cuts its streams.
-	c, err := nodes[0].svc.DialRaft(t.Context(), "n2")
-	require.NoError(t, err)
-	defer c.Close()
-	require.NoError(t, nodes[1].svc.RaftListener().Close())
-	_, err = nodes[2].svc.Remove(t.Context(), api.RemoveRequest{ID: "n2"})
-	require.NoError(t, err)
-	_, err = c.Read(make([]byte, 1))
-	require.ErrorIs(t, err, net.ErrClosed)
-	_, err = nodes[1].svc.RaftListener().Accept()
-	require.ErrorIs(t, err, net.ErrClosed)
-}
-
-func TestPortInUseNamesTheSetting(t *testing.T) {
-	g := newGroup(t)
-	ln := listener(t)
-	cfg := testConfig()
-	cfg.Listen = ln.Addr().String()
-	cfg.Peers = []string{"n1=" + cfg.Listen}
-	_, err := g.try(setup{id: "n1", cfg: cfg})
-	require.ErrorContains(t, err, "cluster.listen")
-	require.ErrorContains(t, err, "another process listens there already")
-}
-
-func TestOneNodeAlone(t *testing.T) {
-	g := newGroup(t)
-	ln := listener(t)
-	cfg := testConfig()
-	cfg.Peers = []string{"n1=" + ln.Addr().String()}
-	n := g.start(setup{id: "n1", ln: ln, cfg: cfg})
-	n.waitMembers(1)
-	_, err := n.svc.Remove(t.Context(), api.RemoveRequest{ID: "n1"})
-	require.ErrorContains(t, err, "last voter")
-	_, err = n.svc.Transfer(t.Context(), api.TransferRequest{})
-	require.ErrorContains(t, err, "only voter")
+	n1.waitMembers(3)
 }

@@ -15,7 +15,7 @@ import (
 // Config is the node-to-node part of the section [cluster].
 type Config struct {
 	Listen           string        `koanf:"listen" doc:"address of the node-to-node port, host:port"`
-	Advertise        string        `koanf:"advertise" doc:"address at which the other nodes reach this one, host:port; empty takes the address that is listened on"`
+	Advertise        string        `koanf:"advertise" doc:"address at which the other nodes reach this one, host:port; empty takes the address that is listened on, or this node's entry in peers when that is every interface"`
 	Peers            []string      `koanf:"peers" doc:"nodes of the cluster's first start, as id=host:port, the same list on each of them; later only a help to find the others"`
 	Join             []string      `koanf:"join" doc:"addresses of members, host:port, that a new node asks to be taken into a running cluster"`
 	JoinToken        string        `koanf:"join_token" secret:"true" doc:"shared secret that a joining node must show; empty asks for none"`
@@ -107,7 +107,15 @@ func (c Config) ValidateFor(nodeID string) []error {
 		out = append(out, err)
 	}
 	peers, bad := ParsePeers(c.Peers)
-	if len(bad) > 0 || len(peers) == 0 {
+	if len(bad) > 0 {
+		return out
+	}
+	if host, _, err := net.SplitHostPort(c.Listen); err == nil && c.Advertise == "" && len(peers) == 0 {
+		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+			out = append(out, errs.Invalid("advertise", "", fmt.Sprintf("the address at which other nodes reach this one, since listen = %q is every interface", c.Listen)))
+		}
+	}
+	if len(peers) == 0 {
 		return out
 	}
 	if !slices.ContainsFunc(peers, func(p Peer) bool { return p.ID == nodeID }) {

@@ -65,3 +65,17 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 		require.Equal(t, strings.Contains(f.Name, "Token"), f.Tag.Get("secret") == "true", f.Name)
 	}
 }
+
+func TestListeningEverywhereNeedsAnAddressForOthers(t *testing.T) {
+	for _, listen := range []string{"0.0.0.0:9311", ":9311", "[::]:9311"} {
+		c := DefaultConfig()
+		c.Listen, c.Join = listen, []string{"a:1"}
+		bad := c.ValidateFor("n1")
+		require.Len(t, bad, 1)
+		require.ErrorContains(t, bad[0], "advertise")
+		c.Advertise = "10.0.0.1:9311"
+		require.Empty(t, c.ValidateFor("n1"))
+		c.Advertise, c.Peers = "", []string{"n1=10.0.0.1:9311"}
+		require.Empty(t, c.ValidateFor("n1"))
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -20,6 +21,7 @@ import (
 	"nekoq/services/peer/internal/table"
 	"nekoq/services/replica"
 	"nekoq/services/state"
+	"nekoq/services/wire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -27,16 +29,21 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // group is a Raft group that cannot fail: one log in memory, applied to the
 // members at once. It lets the membership be tested without elections.
 type group struct {
-	t       *testing.T
+	t       testing.TB
 	mu      sync.Mutex
 	log     [][]byte
 	servers []Server
 	leader  string
 	term    uint64
 	nodes   map[string]*fakeNode
+	secure  func(id string) Secure
+	metrics func(id string) prometheus.Registerer
+	// heldAtStart: new nodes are held from the beginning.
+	heldAtStart bool
+	ending      sync.WaitGroup // leader loops that have been told to end
 }
 
-func newGroup(t *testing.T) *group { return &group{t: t, nodes: map[string]*fakeNode{}} }
+func newGroup(t testing.TB) *group { return &group{t: t, nodes: map[string]*fakeNode{}} }
 
 // fakeNode is one node: the real Service over the fake group.
 type fakeNode struct {
@@ -72,12 +79,15 @@ type setup struct {
 	version uint32
 }
 
-func listener(t *testing.T) net.Listener {
+func listener(t testing.TB) net.Listener {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { ln.Close() })
 	return ln
 }
+
+// methodEcho is of raftnode's range, which no raftnode uses here.
+const methodEcho wire.Method = 0x0f00
 
 // try makes and starts a node.
 func (g *group) try(o setup) (*fakeNode, error) {
@@ -90,15 +100,25 @@ func (g *group) try(o setup) (*fakeNode, error) {
 	m, err := state.Open(state.Options{Path: filepath.Join(o.dir, "state.db"), Registry: reg, Mode: state.Synced})
 	require.NoError(g.t, err)
 	log := slog.New(slog.NewTextHandler(g.t.Output(), nil)).With("node", o.id)
-	svc, err := New(Deps{
+	deps := Deps{
 		NodeID: o.id, DataDir: o.dir, Listener: o.ln, Logger: log, Version: o.version,
 		HTTP: o.id + ":http", Native: o.id + ":native", Software: "test",
-	}, o.cfg)
+	}
+	if g.secure != nil {
+		deps.Secure = g.secure(o.id)
+	}
+	if g.metrics != nil {
+		deps.Metrics = g.metrics(o.id)
+	}
+	svc, err := New(deps, o.cfg)
 	if err != nil {
 		require.NoError(g.t, m.Close())
 		return nil, err
 	}
-	n := &fakeNode{g: g, id: o.id, dir: o.dir, m: m, svc: svc}
+	svc.Mux().Unary(methodEcho, "test.echo", func(_ context.Context, req, dst []byte) ([]byte, error) {
+		return append(dst, req...), nil
+	})
+	n := &fakeNode{g: g, id: o.id, dir: o.dir, m: m, svc: svc, held: g.heldAtStart}
 	svc.Attach(Attached{Store: m, Replica: n, Raft: n})
 	g.mu.Lock()
 	g.nodes[o.id] = n
@@ -140,6 +160,7 @@ func (n *fakeNode) stop() {
 	if lead != nil {
 		lead()
 	}
+	n.g.ending.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if err := n.svc.Stop(ctx); err != nil {
@@ -148,7 +169,12 @@ func (n *fakeNode) stop() {
 	if err := n.m.Close(); err != nil {
 		n.g.t.Errorf("close of %s: %v", n.id, err)
 	}
-	n.g.elect("")
+	n.g.mu.Lock()
+	leaderless := n.g.leader == ""
+	n.g.mu.Unlock()
+	if leaderless {
+		n.g.elect("")
+	}
 }
 
 // elect makes a voter the leader, when a majority of the voters runs; "" takes any.
@@ -187,7 +213,7 @@ func (g *group) elect(id string) bool {
 	n.stopLead = func() { cancel(); wg.Wait() }
 	g.mu.Unlock()
 	if old != nil {
-		go old() // the old leader's loop may be the caller
+		g.ending.Go(old) // not waited for here: the old leader's loop may be the caller
 	}
 	return true
 }
@@ -342,7 +368,7 @@ func (n *fakeNode) TransferLeadership(_ context.Context, id string) error {
 }
 
 // eventually polls until f returns "", and fails with what it said last.
-func eventually(t *testing.T, f func() string) {
+func eventually(t testing.TB, f func() string) {
 	t.Helper()
 	deadline := time.NewTimer(10 * time.Second)
 	defer deadline.Stop()

@@ -224,7 +224,7 @@ func (s *Service) joinAt(addr string) (joinResponse, error) {
 	if err != nil {
 		return out, err
 	}
-	conn, err := wire.NewConn(ctx, c, wire.Options{Agent: "nekoq-node " + s.nodeID})
+	conn, err := wire.NewConn(ctx, c, wire.Options{Agent: "nekoq-node " + s.nodeID, Limits: s.wireLimits()})
 	if err != nil {
 		return out, err
 	}

@@ -83,6 +83,10 @@ func (s *Service) noteRefused(r *handshake.Refused) {
 	v := r.Verdict
 	s.metrics.refused(reasonName(v.Reason))
 	key := reasonName(v.Reason) + " " + r.Peer.NodeID
+	if v.Reason == handshake.Busy {
+		s.log.Debug("a node is not ready for connections yet", "node", r.Peer.NodeID, "reason", v.Message)
+		return
+	}
 	if !r.ByPeer {
 		if s.health.once("we "+key, s.clock.Now()) {
 			s.log.Warn("a node was refused", "node", r.Peer.NodeID, "address", r.Peer.Address, "reason", v.Message)
@@ -105,6 +109,10 @@ func (s *Service) noteRemoved(rev uint64) {
 func (s *Service) setRemoved(why string) {
 	if s.removed.CompareAndSwap(nil, &why) {
 		s.log.Error("this node was removed from the cluster and serves no more", "reason", why)
+		// Nodes that were removed together may be a majority of the configuration
+		// that they remember: they must not go on among themselves.
+		s.conns.cut(func(handshake.Hello) bool { return true })
+		s.links.drop(func(string) bool { return false })
 	}
 }
 
@@ -129,12 +137,17 @@ func reasonName(r handshake.Reason) string {
 		return "wrong_node"
 	case handshake.PeersDiffer:
 		return "peers_differ"
+	case handshake.Busy:
+		return "busy"
 	}
 	return "other"
 }
 
 // others are the nodes that this one keeps in touch with.
 func (s *Service) others() []string {
+	if s.removed.Load() != nil {
+		return nil
+	}
 	snap := s.members()
 	var out []string
 	for _, id := range snap.Order {
@@ -185,9 +198,11 @@ func (s *Service) pingOnce(id string) {
 		was, known = n.alive, n.known
 		n.alive, n.known = alive, true
 	})
+	refused, _ := lasting(err)
 	switch {
 	case alive && !was && known:
 		s.log.Info("a node is back", "node", id)
+	case refused != nil: // logged as such
 	case !alive && (was || !known) && s.ctx.Err() == nil:
 		s.log.Warn("a node does not answer", "node", id, "error", err)
 	}

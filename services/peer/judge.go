@@ -18,6 +18,8 @@ type knowledge struct {
 	pinned func(id string) (table.Incarnation, bool)
 	// static are the ids of cluster.peers.
 	static map[string]bool
+	// joining: this node waits to be taken into a cluster that it does not know yet.
+	joining bool
 }
 
 func refuse(reason handshake.Reason, code errs.Code, format string, args ...any) handshake.Verdict {
@@ -47,6 +49,9 @@ func (k *knowledge) judge(kind handshake.Kind, h handshake.Hello) handshake.Verd
 	}
 	newer := cluster != "" && h.ClusterID == cluster && h.Joined > k.table.Revision
 	known, met := k.knownLife(h.NodeID)
+	if k.joining && cluster == "" && kind != handshake.Guest {
+		return refuse(handshake.Busy, errs.Unavailable, "node %s is not yet through with joining", k.self.NodeID)
+	}
 	switch {
 	case met && known != h.Incarnation && !newer:
 		return k.otherLife(h, known)

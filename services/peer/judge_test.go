@@ -164,3 +164,12 @@ func TestJoinedNodeBeforeItsFirstEntryKnowsItsCluster(t *testing.T) {
 	h.ClusterID = ""
 	require.Equal(t, handshake.Stranger, k.judge(handshake.Raft, h).Reason)
 }
+
+func TestNodeThatIsStillJoiningPutsOthersOff(t *testing.T) {
+	k := fresh()
+	k.static, k.self.Peers, k.joining = nil, "", true
+	v := k.judge(handshake.Raft, from("n2", 2))
+	require.Equal(t, handshake.Busy, v.Reason)
+	require.Equal(t, errs.Unavailable, v.Code)
+	require.True(t, k.judge(handshake.Guest, from("n2", 2)).OK(), "the leader looks whether it can reach the node")
+}

@@ -199,7 +199,7 @@ func (s *Service) openCalls(ctx context.Context, id string) (*wire.Conn, error) 
 	if err != nil {
 		return nil, err
 	}
-	conn, err := wire.NewConn(ctx, c, wire.Options{Agent: "nekoq-node " + s.nodeID})
+	conn, err := wire.NewConn(ctx, c, wire.Options{Agent: "nekoq-node " + s.nodeID, Limits: s.wireLimits()})
 	if err != nil {
 		return nil, errs.New(errs.Unavailable, "node %s cannot be reached", id).Wrap(err)
 	}

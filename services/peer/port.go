@@ -224,12 +224,19 @@ func (s *Service) refusedAccept(c net.Conn, kind handshake.Kind, h handshake.Hel
 		"from", c.RemoteAddr().String(), "kind", kind.String(), "node", h.NodeID, "error", err)
 }
 
+// wireLimits: a connection to a node that is gone without a word must not
+// outlive the verdict that it is dead.
+func (s *Service) wireLimits() wire.Limits {
+	return wire.Limits{PingInterval: s.cfg.PingInterval, PingTimeout: s.cfg.DeadAfter, Handshake: s.cfg.HandshakeTimeout}
+}
+
 // newServers makes the two call servers of the port: for members, and for nodes
 // that want to become one.
 func (s *Service) newServers() {
 	opts := wire.ServerOptions{
 		Door:   "peer",
 		Logger: s.log,
+		Limits: s.wireLimits(),
 		Authenticate: func(context.Context, net.Conn, []byte) (auth.Principal, error) {
 			return auth.Principal{Name: "peer", Door: "peer"}, nil
 		},

@@ -356,7 +356,7 @@ func (s *Service) knowledge() *knowledge {
 	for id := range s.static {
 		static[id] = true
 	}
-	return &knowledge{self: s.hello(""), table: s.refresh(), pinned: s.id.Pinned, static: static}
+	return &knowledge{self: s.hello(""), table: s.refresh(), pinned: s.id.Pinned, static: static, joining: len(s.cfg.Join) > 0 && !s.formed.Load()}
 }
 
 // met remembers a node that was accepted: its address for dialling, and, as long
@@ -367,6 +367,9 @@ func (s *Service) met(kind handshake.Kind, h handshake.Hello) error {
 	}
 	s.learned.Store(h.NodeID, h.Address)
 	s.health.hello(h)
+	if kind != handshake.Raft && !s.formed.Load() && !h.Formed {
+		return nil // nothing has been voted on yet: its folder may still be replaced
+	}
 	snap := s.members()
 	if m, ok := snap.Members[h.NodeID]; ok && !m.Incarnation.IsZero() {
 		return nil

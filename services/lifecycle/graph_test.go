@@ -435,3 +435,36 @@ func TestRandomGraphs(t *testing.T) {
 		})
 	})
 }
+
+func TestFailureWhileOthersStartBreaksThemOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var j journal
+		failed := make(chan error, 1)
+		a := j.component("a")
+		a.Failed = failed
+		b := j.component("b", "a")
+		b.Start = j.hook("start b", time.Hour, nil)
+		g := graph(a, b)
+		cause := errors.New("disk gone")
+		time.AfterFunc(2*time.Second, func() { failed <- cause })
+		begin := time.Now()
+		require.ErrorIs(t, g.Start(t.Context()), cause)
+		require.Less(t, time.Since(begin), time.Minute)
+		require.ErrorIs(t, g.Wait(), cause)
+		require.Equal(t, "a=failed b=stopped", states(g))
+		require.Positive(t, j.at("stop a done"))
+	})
+}
+
+func TestAClosedFailedChannelIsNoFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failed := make(chan error)
+		g := graph(Component{Name: "a", Failed: failed})
+		require.NoError(t, g.Start(t.Context()))
+		close(failed)
+		synctest.Wait()
+		require.NoError(t, g.Ready(t.Context()))
+		require.NoError(t, g.Stop(t.Context()))
+		require.NoError(t, g.Wait())
+	})
+}

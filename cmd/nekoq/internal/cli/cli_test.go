@@ -509,4 +509,9 @@ func TestVersionAndCompletion(t *testing.T) {
 	}
 	require.Contains(t, run(t, setup{}, "__complete", "serve", "--set", "http.li").out, "http.listen=")
 	require.Contains(t, run(t, setup{}, "__complete", "id", "create", "--kind", "").out, "snowflake")
+	require.Contains(t, run(t, setup{}, "__complete", "id", "next", "").out, "orders")
+	require.Contains(t, run(t, setup{}, "__complete", "kv", "get", "").out, "app/db")
+	require.NotContains(t, run(t, setup{}, "__complete", "kv", "put", "k", "").out, "app/db")
+	require.Contains(t, run(t, setup{}, "__complete", "cluster", "transfer", "").out, "n2\tleader, ready")
+	require.NotContains(t, run(t, setup{}, "__complete", "cluster", "join", "").out, "n2")
 }

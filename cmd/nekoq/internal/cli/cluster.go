@@ -21,6 +21,7 @@ func (a *app) cluster() *cobra.Command {
   nekoq cluster verify --content`,
 	}
 	cmd.AddCommand(a.clusterStatus(), a.clusterNode(), a.clusterJoin(), a.clusterPromote(), a.clusterRemove(), a.clusterTransfer(), a.clusterVerify())
+	a.completeArguments(cmd, memberNames, "join")
 	return cmd
 }
 

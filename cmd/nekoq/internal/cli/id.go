@@ -23,6 +23,7 @@ func (a *app) id() *cobra.Command {
   nekoq id decode --generator orders 00003a5f...`,
 	}
 	cmd.AddCommand(a.idNext(), a.idCreate(), a.idList(), a.idGet(), a.idUpdate(), a.idDelete(), a.idDecode(), a.idWorkers())
+	a.completeArguments(cmd, generatorNames, "create", "decode")
 	return cmd
 }
 

@@ -27,6 +27,7 @@ func (a *app) kv() *cobra.Command {
   nekoq kv watch --prefix app/`,
 	}
 	cmd.AddCommand(a.kvPut(), a.kvGet(), a.kvDel(), a.kvList(), a.kvWatch(), a.kvHistory(), a.kvCompact(), a.kvStatus())
+	a.completeArguments(cmd, keyNames, "compact")
 	return cmd
 }
 

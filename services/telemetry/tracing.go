@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/url"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -64,7 +65,7 @@ func newTracing(ctx context.Context, cfg Config, info Info, log *slog.Logger) (*
 	if cfg.TraceEndpoint == "" {
 		return nil, nil
 	}
-	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(cfg.TraceEndpoint), otlptracehttp.WithTimeout(cfg.TraceTimeout))
+	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(tracesURL(cfg.TraceEndpoint)), otlptracehttp.WithTimeout(cfg.TraceTimeout))
 	if err != nil {
 		return nil, errs.Invalid("trace_endpoint", cfg.TraceEndpoint, "an OTLP/HTTP address that can be used").Wrap(err)
 	}
@@ -79,6 +80,16 @@ func newTracing(ctx context.Context, cfg Config, info Info, log *slog.Logger) (*
 			attribute.String("service.instance.id", info.NodeID))),
 	)
 	return &Tracing{provider: provider, tracer: provider.Tracer("nekoq")}, nil
+}
+
+// tracesURL adds OTLP's default path to an address that has none; the exporter
+// would post to the root.
+func tracesURL(endpoint string) string {
+	u, err := url.Parse(endpoint)
+	if err != nil || (u.Path != "" && u.Path != "/") {
+		return endpoint
+	}
+	return u.JoinPath("v1", "traces").String()
 }
 
 func (t *Tracing) shutdown(ctx context.Context) error {

@@ -6,6 +6,7 @@ import { tryForm } from './try.js';
 import { h } from './h.js';
 
 const methods = ['get', 'put', 'post', 'patch', 'delete', 'head', 'options'];
+const places = ['path', 'query', 'header', 'cookie'];
 const main = document.getElementById('main');
 const nav = document.getElementById('nav');
 const filter = document.getElementById('filter');
@@ -15,7 +16,9 @@ function operations(doc) {
   for (const [path, item] of Object.entries(doc.paths ?? {})) {
     for (const method of methods) {
       const op = item[method];
-      if (op) list.push({ path, method, op, tag: op.tags?.[0] ?? 'other', id: op.operationId ?? method + path });
+      if (!op) continue;
+      op.parameters?.sort((a, b) => places.indexOf(a.in) - places.indexOf(b.in));
+      list.push({ path, method, op, tag: op.tags?.[0] ?? 'other', id: op.operationId ?? method + path });
     }
   }
   return list.sort((a, b) => a.path.localeCompare(b.path) || methods.indexOf(a.method) - methods.indexOf(b.method));

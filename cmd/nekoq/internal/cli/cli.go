@@ -180,7 +180,11 @@ func (a *app) report(err error) int {
 	} else {
 		fmt.Fprintf(a.Stderr, "nekoq: %s (%s)\n", message, e.Code)
 	}
-	return exitCode(e.Code)
+	code := exitCode(e.Code)
+	if a.endpoints == nil && code != exitUsage {
+		return exitError // no server was asked: the other codes speak of its answers
+	}
+	return code
 }
 
 func (a *app) errorJSON(e *errs.Error, message string) {

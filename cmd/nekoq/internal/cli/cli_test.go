@@ -478,6 +478,9 @@ func TestServe(t *testing.T) {
 	r = run(t, setup{serveErr: errors.New("it broke")}, "serve")
 	require.Equal(t, exitError, r.code)
 	require.Equal(t, "nekoq: it broke\n", r.errOut)
+	r = run(t, setup{serveErr: errs.New(errs.Unavailable, "native.listen: another process listens there")}, "serve")
+	require.Equal(t, exitError, r.code)
+	require.Equal(t, "nekoq: native.listen: another process listens there (unavailable)\n", r.errOut)
 }
 
 func TestConfigCommands(t *testing.T) {

@@ -3,9 +3,11 @@ package wire
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -75,6 +77,7 @@ func hammer(b *testing.B, callers int, prepare func(g int) func() error) {
 	left.Store(int64(b.N))
 	var wg sync.WaitGroup
 	b.ResetTimer()
+	before := cpuTime(b)
 	for g := range callers {
 		op := prepare(g)
 		wg.Go(func() {
@@ -89,4 +92,43 @@ func hammer(b *testing.B, callers int, prepare func(g int) func() error) {
 	wg.Wait()
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "calls/s")
+	b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N), "cpu-ns/op")
+}
+
+// cpuTime is what the process has used, in ns: it holds on a busy machine, where
+// calls/s does not.
+func cpuTime(b *testing.B) int64 {
+	var u syscall.Rusage
+	require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return u.Utime.Nano() + u.Stime.Nano()
+}
+
+// BenchmarkFloor is what one client alone could get at best: a bare echo of 64 B
+// over a socket, with no framing and no goroutine beside the two.
+func BenchmarkFloor(b *testing.B) {
+	mine, theirs := tcpPair(b)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 64)
+		for {
+			if _, err := io.ReadFull(theirs, buf); err != nil {
+				return
+			}
+			if _, err := theirs.Write(buf); err != nil {
+				return
+			}
+		}
+	}()
+	buf := make([]byte, 64)
+	for b.Loop() {
+		if _, err := mine.Write(buf); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.ReadFull(mine, buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+	_ = mine.Close()
+	<-done
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"time"
+	"unicode/utf8"
 
 	"nekoq/services/command"
 	"nekoq/services/errs"
@@ -182,10 +183,11 @@ func parseRequest(body []byte) (h requestHead, payload []byte, err error) {
 }
 
 // Bounds of an error on the wire; a longer one is cut, so that an error always
-// fits into a frame.
+// fits into a frame of the smallest limit (maxHello).
 const (
 	maxErrorText    = 4 << 10
 	maxErrorDetails = 64
+	maxDetailBytes  = 32 << 10 // then no further detail is added
 )
 
 func appendErrorBody(b []byte, e *errs.Error) []byte {
@@ -193,7 +195,13 @@ func appendErrorBody(b []byte, e *errs.Error) []byte {
 	b = append(b, byte(len(code)))
 	b = append(b, code...)
 	b = appendString(b, e.Message)
-	n := min(len(e.Details), maxErrorDetails)
+	n := 0
+	for size := 0; n < min(len(e.Details), maxErrorDetails) && size < maxDetailBytes; n++ {
+		d := &e.Details[n]
+		for _, s := range [...]string{d.Field, d.Value, d.Limit, d.Help} {
+			size += min(len(s), maxErrorText)
+		}
+	}
 	b = binary.AppendUvarint(b, uint64(n))
 	for _, d := range e.Details[:n] {
 		b = appendString(b, d.Field)
@@ -238,11 +246,15 @@ func appendString(b []byte, s string) []byte {
 	return append(b, s...)
 }
 
+// cut shortens s to at most n bytes of whole runes.
 func cut(s string, n int) string {
-	if len(s) > n {
-		return s[:n]
+	if len(s) <= n {
+		return s
 	}
-	return s
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
 }
 
 // cursor reads a body; a read beyond the end sets bad and gives zero.

@@ -5,9 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 	"testing/iotest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -50,6 +52,18 @@ func TestHugeErrorIsCut(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, back.Message, maxErrorText)
 	require.Len(t, back.Details, maxErrorDetails)
+
+	e = errs.New(errs.Internal, "%s", strings.Repeat("é", maxErrorText))
+	huge := strings.Repeat("x", 1<<20)
+	for range maxErrorDetails {
+		e = e.With(errs.Detail{Field: huge, Value: huge, Limit: huge, Help: huge})
+	}
+	body = appendErrorBody(nil, e)
+	require.Less(t, len(body), maxHello-minLength)
+	back, err = parseError(body)
+	require.NoError(t, err)
+	require.True(t, utf8.ValidString(back.Message))
+	require.NotEmpty(t, back.Details)
 }
 
 func TestRequestHeads(t *testing.T) {

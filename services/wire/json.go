@@ -90,15 +90,20 @@ func jsonKind(t reflect.Type) string {
 	return "an object"
 }
 
-// jsonFields lists the field names of a struct in its order.
+// jsonFields lists the field names of a struct in its order, those of structs
+// within it with their path.
 func jsonFields(t reflect.Type) []string {
-	for t.Kind() == reflect.Pointer {
+	const deepest = 4
+	return appendJSONFields(nil, "", t, deepest)
+}
+
+func appendJSONFields(names []string, path string, t reflect.Type, depth int) []string {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()
 	}
-	if t.Kind() != reflect.Struct {
-		return nil
+	if t.Kind() != reflect.Struct || depth == 0 {
+		return names
 	}
-	var names []string
 	for _, f := range reflect.VisibleFields(t) {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if name == "-" || !f.IsExported() || (f.Anonymous && name == "") {
@@ -107,7 +112,13 @@ func jsonFields(t reflect.Type) []string {
 		if name == "" {
 			name = f.Name
 		}
-		names = append(names, name)
+		names = append(names, path+name)
+		if !f.Type.Implements(unmarshaler) && !reflect.PointerTo(f.Type).Implements(unmarshaler) {
+			names = appendJSONFields(names, path+name+".", f.Type, depth-1)
+		}
 	}
 	return names
 }
+
+// A type with a JSON form of its own, such as time.Time, has no fields to name.
+var unmarshaler = reflect.TypeFor[json.Unmarshaler]()

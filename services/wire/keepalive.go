@@ -22,6 +22,8 @@ type keeper struct {
 	busy                      func() bool
 	busyInterval, busyTimeout time.Duration
 
+	onTick func() // runs now and then while the connection lives; may be nil
+
 	heard      atomic.Bool // since the last tick
 	mu         sync.Mutex
 	timer      *time.Timer
@@ -66,6 +68,9 @@ func (k *keeper) noteHeard() {
 }
 
 func (k *keeper) tick() {
+	if k.onTick != nil {
+		k.onTick()
+	}
 	if k.w.stalled(k.stall) {
 		k.fail(errs.New(errs.Unavailable, "the peer took nothing of what was sent for %s", k.stall))
 		return

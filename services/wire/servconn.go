@@ -18,7 +18,7 @@ import (
 const lingerTime = 250 * time.Millisecond
 
 // servConn is the serving side of one connection: one goroutine reads and hands
-// each request to a goroutine of its own.
+// each request to a worker.
 type servConn struct {
 	srv       *Server
 	conn      net.Conn
@@ -38,7 +38,8 @@ type servConn struct {
 	draining bool
 	linger   *time.Timer
 	closed   bool
-	running  sync.WaitGroup
+	pool     workers
+	running  sync.WaitGroup // workers
 }
 
 func newServConn(s *Server, c net.Conn) *servConn {
@@ -50,6 +51,7 @@ func newServConn(s *Server, c net.Conn) *servConn {
 		interval: sc.limits.PingInterval, timeout: sc.limits.PingTimeout, stall: sc.limits.WriteTimeout,
 	}
 	sc.fr.onRead = sc.keep.noteHeard
+	sc.keep.onTick = sc.trim
 	sc.sweep.run = sc.expire
 	return sc
 }
@@ -235,9 +237,9 @@ func (sc *servConn) request(fr frame, now int64) error {
 	}
 	c.req = getBuffer()
 	c.req.b = append(c.req.b, payload...)
-	refusal, err := sc.enter(c)
+	w, refusal, err := sc.enter(c)
 	if refusal == nil && err == nil {
-		go c.run()
+		sc.start(c, w)
 		return nil
 	}
 	putBuffer(c.req)
@@ -250,28 +252,28 @@ func (sc *servConn) request(fr frame, now int64) error {
 // maxBytes bounds the payloads of all requests under way on the connection.
 func (sc *servConn) maxBytes() int { return max(4*int(sc.limits.MaxFrameBytes), 64<<20) }
 
-// enter puts c into the table. The first result refuses this request, the second
-// ends the connection.
-func (sc *servConn) enter(c *call) (*errs.Error, error) {
+// enter puts c into the table and gives an idle worker, nil for none. refusal is
+// for this request only; err ends the connection.
+func (sc *servConn) enter(c *call) (w *worker, refusal *errs.Error, err error) {
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
 	switch {
 	case sc.closed:
-		return nil, net.ErrClosed
+		return nil, nil, net.ErrClosed
 	case sc.draining:
-		return errs.New(errs.ShuttingDown, "the server is stopping; use another one"), nil
+		return nil, errs.New(errs.ShuttingDown, "the server is stopping; use another one"), nil
 	case len(sc.calls) >= sc.limits.MaxRequests:
-		return errs.New(errs.TooManyRequests, "this connection has %d requests under way, its limit", sc.limits.MaxRequests).
+		return nil, errs.New(errs.TooManyRequests, "this connection has %d requests under way, its limit", sc.limits.MaxRequests).
 			With(errs.Detail{Field: "max_requests"}), nil
 	case sc.reqBytes+len(c.req.b) > sc.maxBytes():
-		return errs.New(errs.TooManyRequests, "this connection has requests of %d bytes under way; the limit is %d bytes", sc.reqBytes, sc.maxBytes()).
+		return nil, errs.New(errs.TooManyRequests, "this connection has requests of %d bytes under way; the limit is %d bytes", sc.reqBytes, sc.maxBytes()).
 			With(errs.Detail{Field: "max_frame_bytes"}), nil
 	case c.more != nil && sc.streams >= sc.limits.MaxStreams:
-		return errs.New(errs.TooManyRequests, "this connection has %d streams open, its limit", sc.limits.MaxStreams).
+		return nil, errs.New(errs.TooManyRequests, "this connection has %d streams open, its limit", sc.limits.MaxStreams).
 			With(errs.Detail{Field: "max_streams"}), nil
 	}
 	if _, dup := sc.calls[c.id]; dup {
-		return nil, violation("stream id %d is in use", c.id)
+		return nil, nil, violation("stream id %d is in use", c.id)
 	}
 	sc.calls[c.id] = c
 	sc.reqBytes += len(c.req.b)
@@ -281,8 +283,10 @@ func (sc *servConn) enter(c *call) (*errs.Error, error) {
 	if c.deadline != 0 {
 		sc.sweep.note(c.deadline)
 	}
-	sc.running.Add(1)
-	return nil, nil
+	if w = sc.pool.take(); w == nil {
+		sc.running.Add(1) // the one to be started
+	}
+	return w, nil, nil
 }
 
 // leave takes c out of the table and tells whether the connection is now
@@ -301,10 +305,9 @@ func (sc *servConn) leave(c *call) (lone bool) {
 	return len(sc.calls) == 0
 }
 
-// run is the goroutine of one request.
+// run serves the request.
 func (c *call) run() {
 	sc := c.sc
-	defer sc.running.Done()
 	var code errs.Code
 	var size int
 	if c.method.unary != nil {
@@ -488,6 +491,8 @@ func (sc *servConn) lingerLocked() {
 	if sc.linger == nil {
 		sc.linger = time.AfterFunc(lingerTime, func() {
 			sc.w.finish(net.ErrClosed)
+			// Ends a handshake that is still waited for.
+			_ = sc.conn.SetReadDeadline(time.Now().Add(finalWrite))
 		})
 	}
 }
@@ -515,6 +520,7 @@ func (sc *servConn) fail(err error) {
 		return
 	}
 	sc.closed = true
+	sc.pool.release(len(sc.pool.idle))
 	calls := make([]*call, 0, len(sc.calls))
 	for _, c := range sc.calls {
 		calls = append(calls, c)

@@ -82,17 +82,20 @@ func LongPoll(ctx context.Context, wait time.Duration, fn func(ctx context.Conte
 	bounded, stop := context.WithTimeout(ctx, wait)
 	defer stop()
 	err = fn(bounded)
-	if err == nil || !isContextEnd(err) {
+	if err == nil || bounded.Err() == nil || !isContextEnd(err) {
 		return false, err
 	}
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
 	}
-	return bounded.Err() != nil, nil
+	return true, nil
 }
 
+// isContextEnd tells whether err is what a context's end looks like, as it is
+// or after a service turned it into its own error.
 func isContextEnd(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+	code := errs.CodeOf(err)
+	return code == errs.DeadlineExceeded || code == errs.Canceled
 }
 
 // waiting parks the request behind ctx and gives the context of its wait: the

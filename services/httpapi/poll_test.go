@@ -434,6 +434,17 @@ func TestLongPollOutsideOfARequest(t *testing.T) {
 	if !timedOut || err != nil {
 		t.Errorf("%v %v", timedOut, err)
 	}
+	// The end of the wait in a service's own words, and an end that is not the wait's.
+	timedOut, err = LongPoll(t.Context(), time.Millisecond, func(ctx context.Context) error {
+		<-ctx.Done()
+		return errs.New(errs.DeadlineExceeded, "no news")
+	})
+	if !timedOut || err != nil {
+		t.Errorf("%v %v", timedOut, err)
+	}
+	if timedOut, err = LongPoll(t.Context(), time.Hour, func(context.Context) error { return context.DeadlineExceeded }); timedOut || err == nil {
+		t.Errorf("a deadline inside is not the wait's: %v %v", timedOut, err)
+	}
 	other := errors.New("other")
 	if _, err := LongPoll(t.Context(), time.Second, func(context.Context) error { return other }); !errors.Is(err, other) {
 		t.Errorf("%v", err)

@@ -147,6 +147,11 @@ func (s *Server) pseudoRoute(name string) *route {
 
 func (s *Server) metricsFor(method, path string) routeMetrics { return s.http.Route(method, path) }
 
+const about = "Errors are problem documents (RFC 9457) with the members code, request_id and retryable. " +
+	"Names are snake_case, times RFC 3339, durations such as 1m30s, 64-bit ids strings. " +
+	"The header Request-Timeout (such as 1.5s) shortens a request's deadline; X-Request-Id, sent or made, comes back and stands in the log. " +
+	"An unknown field or parameter is refused."
+
 func (s *Server) newAPI(version string) {
 	if version == "" {
 		version = "dev"
@@ -156,7 +161,7 @@ func (s *Server) newAPI(version string) {
 	s.api = huma.NewAPI(huma.Config{
 		OpenAPI: &huma.OpenAPI{
 			OpenAPI:    "3.1.0",
-			Info:       &huma.Info{Title: "NekoQ", Version: version, Description: "Errors are problem documents (RFC 9457); 64-bit ids are strings."},
+			Info:       &huma.Info{Title: "NekoQ", Version: version, Description: about},
 			Components: &huma.Components{Schemas: registry},
 			Extensions: map[string]any{"x-error-codes": errorCodes()},
 		},

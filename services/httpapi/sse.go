@@ -78,6 +78,7 @@ func Stream(c *gin.Context, next func(ctx context.Context) ([]Event, error)) {
 	for {
 		idle, stop := context.WithTimeout(ctx, r.srv.cfg.StreamHeartbeat)
 		events, err := next(idle)
+		quiet := err != nil && idle.Err() != nil && isContextEnd(err)
 		stop()
 		for i := range events {
 			if mErr := out.add(&events[i]); mErr != nil {
@@ -89,7 +90,7 @@ func Stream(c *gin.Context, next func(ctx context.Context) ([]Event, error)) {
 		case ctx.Err() != nil:
 			out.end(r.problem(context.Cause(ctx), r.path))
 			return
-		case err != nil && isContextEnd(err):
+		case quiet:
 			out.buf = append(out.buf, ": still here\n\n"...)
 		case err != nil:
 			out.end(r.problem(err, r.path))

@@ -4,14 +4,19 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/gin-gonic/gin"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"nekoq/services/errs"
+	"nekoq/services/telemetry"
 )
 
 func TestHealth(t *testing.T) {
@@ -131,5 +136,37 @@ func TestDocsPage(t *testing.T) {
 	}
 	if p := problemOfRec(t, call(s, "GET", "/docs/..%2Fdocs.go", "")); p.Code != "not_found" {
 		t.Errorf("%+v", p)
+	}
+}
+
+func TestTracing(t *testing.T) {
+	got := make(chan string, 4)
+	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		got <- string(b)
+	}))
+	defer collector.Close()
+	defer http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	cfg := telemetry.DefaultConfig()
+	cfg.TraceEndpoint = collector.URL
+	tel, err := telemetry.New(t.Context(), cfg, telemetry.Info{}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newServer(t, testConfig(), Deps{Tracing: tel.Tracing})
+	raw(s, "GET", "/v1/traced/{name}", func(c *gin.Context) {
+		if !trace.SpanContextFromContext(c.Request.Context()).IsValid() {
+			t.Error("no span in the request's context")
+		}
+		panic("boom")
+	})
+	if rec := call(s, "GET", "/v1/traced/a", ""); rec.Code != 500 {
+		t.Errorf("%d", rec.Code)
+	}
+	if err := tel.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if body := <-got; !strings.Contains(body, "GET /v1/traced/{name}") || !strings.Contains(body, "Internal Server Error") {
+		t.Errorf("%q", body)
 	}
 }

@@ -8,8 +8,10 @@ import (
 	"time"
 )
 
-func newHandler(w io.Writer, cfg Config, level slog.Leveler) slog.Handler {
-	opts := &slog.HandlerOptions{AddSource: cfg.LogSource, Level: level, ReplaceAttr: redact}
+// newHandler makes the handler of one output. replace may be nil, which takes
+// slog's faster path: the access log has fixed attributes and needs no redaction.
+func newHandler(w io.Writer, cfg Config, level slog.Leveler, replace func([]string, slog.Attr) slog.Attr) slog.Handler {
+	opts := &slog.HandlerOptions{AddSource: cfg.LogSource, Level: level, ReplaceAttr: replace}
 	if cfg.LogFormat == FormatJSON {
 		return slog.NewJSONHandler(w, opts)
 	}

@@ -46,8 +46,8 @@ func New(ctx context.Context, cfg Config, info Info, out io.Writer) (*Telemetry,
 	if err := t.SetLevel(cfg.LogLevel); err != nil {
 		return nil, err
 	}
-	t.Log = slog.New(newHandler(shared, cfg, t.level))
-	t.AccessLog = slog.New(newHandler(t.lines, cfg, t.level))
+	t.Log = slog.New(newHandler(shared, cfg, t.level, redact))
+	t.AccessLog = slog.New(newHandler(t.lines, cfg, t.level, nil))
 	t.Registry = newRegistry(info)
 	tracing, err := newTracing(ctx, cfg, info, t.Log)
 	if err != nil {

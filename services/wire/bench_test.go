@@ -132,3 +132,40 @@ func BenchmarkFloor(b *testing.B) {
 	_ = mine.Close()
 	<-done
 }
+
+// BenchmarkStream: one op is one message of 256 B; the streams share one
+// connection.
+func BenchmarkStream(b *testing.B) {
+	for _, streams := range []int{1, 100} {
+		b.Run(fmt.Sprintf("streams=%d", streams), func(b *testing.B) {
+			mux := NewMux()
+			mux.Streaming(1, "flood", func(_ context.Context, _ []byte, send func([]byte) error) error {
+				msg := make([]byte, 256)
+				for {
+					if err := send(msg); err != nil {
+						return err
+					}
+				}
+			})
+			srv := NewServer(mux, ServerOptions{})
+			mine, theirs := tcpPair(b)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				srv.ServeConn(theirs)
+			}()
+			c, err := NewConn(b.Context(), mine, Options{})
+			require.NoError(b, err)
+			hammer(b, streams, func(int) func() error {
+				s, err := c.Stream(b.Context(), 1, nil)
+				require.NoError(b, err)
+				return func() error {
+					_, err := s.Recv(context.Background())
+					return err
+				}
+			})
+			_ = c.Close()
+			<-done
+		})
+	}
+}

@@ -21,6 +21,7 @@ type Stream struct {
 	mu    sync.Mutex
 	queue []byte        // messages not yet taken: uvarint length, bytes
 	held  int64         // bytes of credit that queue holds
+	guess int           // how large queue will get: as the last one
 	err   error         // how it ended; given after the queue is empty
 	stop  func() bool   // leaves the context of Conn.Stream alone
 	wake  chan struct{} // something changed, cap 1
@@ -78,6 +79,7 @@ func (s *Stream) Recv(ctx context.Context) ([]byte, error) {
 		s.mu.Lock()
 		if len(s.queue) > 0 {
 			s.batch, s.queue = s.queue, nil
+			s.guess = len(s.batch)
 			s.mu.Unlock()
 			continue
 		}
@@ -187,6 +189,9 @@ func (c *Conn) message(fr frame) error {
 		return violation("the server sent more on a stream than its credit of %d bytes", s.window)
 	}
 	s.held += int64(headerSize + len(fr.body))
+	if s.queue == nil {
+		s.queue = make([]byte, 0, max(s.guess, binary.MaxVarintLen32+len(fr.body)))
+	}
 	s.queue = binary.AppendUvarint(s.queue, uint64(len(fr.body)))
 	s.queue = append(s.queue, fr.body...)
 	s.mu.Unlock()

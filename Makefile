@@ -53,7 +53,7 @@ fix-fmt: ## format with gofumpt
 	$(GO) tool gofumpt -w $$(git ls-files '*.go')
 
 fix-golden: ## rewrite golden files (help texts, OpenAPI, configuration reference)
-	$(GO) test ./configs/... ./cmd/... ./services/app/... -update
+	$(GO) test ./services/errs ./configs/... ./cmd/nekoq/... ./services/app/... -update
 
 clean: ## remove what was built
 	rm -rf bin

@@ -31,7 +31,7 @@ type Config struct {
 	DrainTimeout          time.Duration `koanf:"drain_timeout" doc:"Longest time that a stop waits for running requests before it cuts them off."`
 	DefaultPageSize       int           `koanf:"default_page_size" doc:"Entries in a list page when the request names no limit."`
 	MaxPageSize           int           `koanf:"max_page_size" doc:"Largest limit of a list page."`
-	AccessLog             string        `koanf:"access_log" doc:"Which requests are logged: off, errors (status 5xx or slower than slow_request), or all."`
+	AccessLog             string        `koanf:"access_log" doc:"Which requests are logged: off (only internal errors), errors (status 5xx or slower than slow_request), or all."`
 	SlowRequest           time.Duration `koanf:"slow_request" doc:"Requests slower than this are logged as slow even when they succeed; 0 is never."`
 	Gzip                  bool          `koanf:"gzip" doc:"Compress answers for clients that accept gzip."`
 	GzipMinBytes          int64         `koanf:"gzip_min_bytes" doc:"Smallest answer that is compressed, in bytes."`

@@ -156,7 +156,7 @@ func (s *Server) newAPI(version string) {
 	if version == "" {
 		version = "dev"
 	}
-	registry := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
+	registry := huma.NewMapRegistry("#/components/schemas/", newSchemaNames().name)
 	s.adapter = &adapter{s: s}
 	s.api = huma.NewAPI(huma.Config{
 		OpenAPI: &huma.OpenAPI{

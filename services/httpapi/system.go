@@ -120,7 +120,9 @@ func (s *Server) logAccess(c *gin.Context, r *request, status int, took time.Dur
 	level := slog.LevelInfo
 	switch s.cfg.AccessLog {
 	case AccessLogOff:
-		return
+		if status != http.StatusInternalServerError { // its problem promises that the log has the cause
+			return
+		}
 	case AccessLogErrors:
 		slow := s.cfg.SlowRequest > 0 && took >= s.cfg.SlowRequest && !r.parked
 		if status < 500 && !slow {

@@ -14,6 +14,7 @@ package numgen
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 
@@ -146,7 +147,7 @@ func (s *Service) follow(ctx context.Context, sub watch.Subscription) {
 	defer func() { sub.Close() }()
 	for {
 		events, err := sub.Next(ctx)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, watch.ErrClosed) {
 			return
 		}
 		if err != nil {

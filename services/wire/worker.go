@@ -40,6 +40,7 @@ func (p *workers) release(n int) {
 	kept := copy(p.idle, p.idle[n:])
 	clear(p.idle[kept:])
 	p.idle = p.idle[:kept]
+	p.low = min(p.low, kept) // a trim may still come after the connection has closed
 }
 
 // start runs c, on w if there is one.

@@ -61,5 +61,5 @@ func TestEveryRouteIsDocumented(t *testing.T) {
 // Every route that is not public asks the authorizer before it acts.
 func TestEveryRouteAsksFirst(t *testing.T) {
 	httpapitest.CheckAsks(t, func(deny *authtest.Recorder) *httpapi.Server { return inProcess(t, deny).HTTP() },
-		"GET /healthz", "GET /readyz", "GET /openapi.json", "GET /docs")
+		"GET /healthz", "GET /readyz", "GET /openapi.json", "GET /docs", "GET /docs/{file}")
 }

@@ -7,10 +7,28 @@ import (
 	"slices"
 	"strings"
 
+	"nekoq/services/auth"
 	"nekoq/services/errs"
 	"nekoq/services/peer/api"
 	"nekoq/services/peer/internal/table"
 )
+
+// removeOrder and promoteOrder carry to the leader who asked, for the log entry.
+type removeOrder struct {
+	api.RemoveRequest
+	Actor string `json:"actor"`
+}
+
+type promoteOrder struct {
+	api.PromoteRequest
+	Actor string `json:"actor"`
+}
+
+// actor is who asks, as log entries keep it (at most 255 bytes).
+func actor(ctx context.Context) string {
+	a := auth.FromContext(ctx).Actor()
+	return a[:min(len(a), 255)]
+}
 
 func (s *Service) checkToken(token string) error {
 	if s.cfg.JoinToken == "" || subtle.ConstantTimeCompare([]byte(token), []byte(s.cfg.JoinToken)) == 1 {
@@ -25,14 +43,14 @@ func (s *Service) Remove(ctx context.Context, req api.RemoveRequest) (api.Done, 
 	if err := table.CheckID("id", req.ID); err != nil {
 		return api.Done{}, err
 	}
-	out, again, err := onLeader(ctx, s, methodRemove, req, s.removeHere)
+	out, again, err := onLeader(ctx, s, methodRemove, removeOrder{req, actor(ctx)}, s.removeHere)
 	if again && errs.Has(err, errs.NotFound) {
 		err = nil // the try before, whose answer was lost, did it
 	}
 	return out, err
 }
 
-func (s *Service) removeHere(ctx context.Context, req api.RemoveRequest) (api.Done, error) {
+func (s *Service) removeHere(ctx context.Context, req removeOrder) (api.Done, error) {
 	out := api.Done{LeaderID: s.nodeID}
 	if err := s.leads(); err != nil {
 		return out, err
@@ -51,7 +69,9 @@ func (s *Service) removeHere(ctx context.Context, req api.RemoveRequest) (api.Do
 		}
 		return out, errs.New(errs.NoLeader, "node %s handed leadership over, to be removed by the next leader", s.nodeID)
 	}
-	if _, err := s.at.Replica.Propose(ctx, table.SetState(m.ID, m.Incarnation, table.Leaving)); err != nil {
+	cmd := table.SetState(m.ID, m.Incarnation, table.Leaving)
+	cmd.Actor = req.Actor
+	if _, err := s.at.Replica.Propose(ctx, cmd); err != nil {
 		return out, err
 	}
 	s.wake()
@@ -142,11 +162,11 @@ func (s *Service) Promote(ctx context.Context, req api.PromoteRequest) (api.Done
 	if err := table.CheckID("id", req.ID); err != nil {
 		return api.Done{}, err
 	}
-	out, _, err := onLeader(ctx, s, methodPromote, req, s.promoteHere)
+	out, _, err := onLeader(ctx, s, methodPromote, promoteOrder{req, actor(ctx)}, s.promoteHere)
 	return out, err
 }
 
-func (s *Service) promoteHere(ctx context.Context, req api.PromoteRequest) (api.Done, error) {
+func (s *Service) promoteHere(ctx context.Context, req promoteOrder) (api.Done, error) {
 	out := api.Done{LeaderID: s.nodeID}
 	if err := s.leads(); err != nil {
 		return out, err
@@ -167,7 +187,9 @@ func (s *Service) promoteHere(ctx context.Context, req api.PromoteRequest) (api.
 	if err := s.at.Raft.Promote(ctx, req.ID); err != nil {
 		return out, err
 	}
-	_, err := s.at.Replica.Propose(ctx, table.SetState(m.ID, m.Incarnation, table.Voter))
+	cmd := table.SetState(m.ID, m.Incarnation, table.Voter)
+	cmd.Actor = req.Actor
+	_, err := s.at.Replica.Propose(ctx, cmd)
 	return out, err
 }
 

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"nekoq/services/errs"
-	"nekoq/services/peer/api"
 	"nekoq/services/peer/internal/handshake"
 	"nekoq/services/peer/internal/identity"
 	"nekoq/services/peer/internal/table"
@@ -301,14 +300,18 @@ func (s *Service) admit(ctx context.Context, req joinRequest) (joinResponse, err
 	}
 	if have, ok := s.refresh().Members[m.ID]; !ok || have.Incarnation == inc {
 		// A member that cannot be reached would cost the quorum a vote.
-		c, _, err := s.dialAddress(ctx, m.Address, m.ID, handshake.Guest)
+		c, h, err := s.dialAddress(ctx, m.Address, m.ID, handshake.Guest)
 		if err != nil {
 			return out, errs.New(errs.FailedPrecond, "the leader %s cannot reach node %s at %s, its cluster.advertise: %v",
 				s.nodeID, m.ID, m.Address, err).Wrap(err)
 		}
 		c.Close()
+		s.learned.Store(h.NodeID, h.Address)
+		s.health.hello(h)
 	}
-	res, err := s.at.Replica.Propose(ctx, table.Join(m))
+	cmd := table.Join(m)
+	cmd.Actor = "peer:" + m.ID
+	res, err := s.at.Replica.Propose(ctx, cmd)
 	if err != nil {
 		return out, s.explainJoin(err, m)
 	}
@@ -335,13 +338,4 @@ func (s *Service) explainJoin(err error, m table.Member) error {
 		return errs.New(v.Code, "%s", v.Message).Wrap(err)
 	}
 	return err
-}
-
-// describe is the report's facts as a member row.
-func describe(r api.Report) (table.Member, bool) {
-	inc, err := table.ParseIncarnation(r.Incarnation)
-	return table.Member{
-		ID: r.ID, Incarnation: inc, Address: r.Address, HTTP: r.HTTPAddress, Native: r.NativeAddress,
-		Version: r.Version, Software: r.Software,
-	}, err == nil
 }

@@ -156,11 +156,15 @@ func (s *Service) others() []string {
 		}
 	}
 	if snap.ClusterID == "" {
-		for _, p := range s.peers {
-			if p.ID != s.nodeID {
-				out = append(out, p.ID)
-			}
+		for id := range s.static {
+			out = append(out, id)
 		}
+		s.learned.Range(func(id, _ any) bool { // by a join, or by their coming here
+			if _, ok := s.static[id.(string)]; !ok {
+				out = append(out, id.(string))
+			}
+			return true
+		})
 	}
 	return out
 }

@@ -126,19 +126,15 @@ func (d *driver) initCluster(ctx context.Context) error {
 	return err
 }
 
-// known is what this node knows first-hand of a member, itself included.
+// known is what this node knows first-hand of a member, itself included. What a
+// node says of itself is the same for the whole life of its process, and a new
+// process has to shake hands anew.
 func (d *driver) known(id string) (table.Member, bool) {
 	if id == d.nodeID {
 		return fromHello(d.hello("")), true
 	}
-	n := d.health.get(id)
-	if n.report != nil && d.alive(id) {
-		if m, ok := describe(*n.report); ok && m.ID == id {
-			return m, true
-		}
-	}
-	if n.hello != nil {
-		return fromHello(*n.hello), true
+	if h := d.health.get(id).hello; h != nil {
+		return fromHello(*h), true
 	}
 	return table.Member{}, false
 }
@@ -153,7 +149,7 @@ func fromHello(h handshake.Hello) table.Member {
 // observe writes what has changed about a member.
 func (d *driver) observe(ctx context.Context, m table.Member) error {
 	got, ok := d.known(m.ID)
-	if !ok || !m.Incarnation.IsZero() && got.Incarnation != m.Incarnation {
+	if !ok || !d.alive(m.ID) || !m.Incarnation.IsZero() && got.Incarnation != m.Incarnation {
 		return nil
 	}
 	got.State, got.Joined = m.State, m.Joined

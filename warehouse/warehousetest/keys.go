@@ -14,7 +14,7 @@ import (
 
 func put(t *testing.T, n *Node, key, value string) api.WriteResult {
 	t.Helper()
-	w, err := n.KV.Put(within(t), &api.PutRequest{Key: []byte(key), Value: []byte(value)})
+	w, err := n.kv().Put(within(t), &api.PutRequest{Key: []byte(key), Value: []byte(value)})
 	if err != nil {
 		t.Fatalf("put %q: %v", key, err)
 	}
@@ -23,7 +23,7 @@ func put(t *testing.T, n *Node, key, value string) api.WriteResult {
 
 func del(t *testing.T, n *Node, key string) api.WriteResult {
 	t.Helper()
-	w, err := n.KV.Delete(within(t), &api.DeleteRequest{Key: []byte(key)})
+	w, err := n.kv().Delete(within(t), &api.DeleteRequest{Key: []byte(key)})
 	if err != nil {
 		t.Fatalf("delete %q: %v", key, err)
 	}
@@ -32,7 +32,7 @@ func del(t *testing.T, n *Node, key string) api.WriteResult {
 
 func get(t *testing.T, n *Node, key string, rev uint64) api.GetResult {
 	t.Helper()
-	r, err := n.KV.Get(within(t), &api.GetRequest{Key: []byte(key), Revision: rev})
+	r, err := n.kv().Get(within(t), &api.GetRequest{Key: []byte(key), Revision: rev})
 	if err != nil {
 		t.Fatalf("get %q at %d: %v", key, rev, err)
 	}
@@ -102,7 +102,7 @@ func testRefusals(t *testing.T, nodes []*Node) {
 		{"negative ttl", api.PutRequest{Key: []byte("k"), TTL: -time.Hour}, errs.InvalidArgument},
 		{"ttl and lease", api.PutRequest{Key: []byte("k"), TTL: time.Hour, Lease: 3}, errs.InvalidArgument},
 	} {
-		if _, err := n.KV.Put(ctx, &c.r); errs.CodeOf(err) != c.code {
+		if _, err := n.kv().Put(ctx, &c.r); errs.CodeOf(err) != c.code {
 			t.Errorf("%s: %v, want %q", c.name, err, c.code)
 		}
 	}
@@ -114,11 +114,11 @@ func testRefusals(t *testing.T, nodes []*Node) {
 		{api.GetRequest{Key: []byte("there"), Revision: 1 << 40}, errs.FutureRevision},
 		{api.GetRequest{}, errs.InvalidArgument},
 	} {
-		if _, err := n.KV.Get(ctx, &c.r); errs.CodeOf(err) != c.code {
+		if _, err := n.kv().Get(ctx, &c.r); errs.CodeOf(err) != c.code {
 			t.Errorf("get %q at %d: %v, want %q", c.r.Key, c.r.Revision, err, c.code)
 		}
 	}
-	if _, err := n.KV.Delete(ctx, &api.DeleteRequest{Key: []byte("/_sys/x")}); !errs.Has(err, errs.Forbidden) {
+	if _, err := n.kv().Delete(ctx, &api.DeleteRequest{Key: []byte("/_sys/x")}); !errs.Has(err, errs.Forbidden) {
 		t.Errorf("delete below /_sys/: %v", err)
 	}
 }
@@ -132,13 +132,13 @@ func testCompareAndSet(t *testing.T, nodes []*Node) {
 		n := nodes[w%len(nodes)]
 		wg.Go(func() {
 			for done := 0; done < rounds; {
-				r, err := n.KV.Get(ctx, &api.GetRequest{Key: []byte("counter")})
+				r, err := n.kv().Get(ctx, &api.GetRequest{Key: []byte("counter")})
 				if err != nil {
 					t.Errorf("get: %v", err)
 					return
 				}
 				have, _ := strconv.Atoi(string(r.KV.Value))
-				_, err = n.KV.Put(ctx, &api.PutRequest{
+				_, err = n.kv().Put(ctx, &api.PutRequest{
 					Key: []byte("counter"), Value: strconv.AppendInt(nil, int64(have+1), 10), If: api.If(r.KV.ModRevision),
 				})
 				switch {
@@ -169,7 +169,7 @@ func testLists(t *testing.T, nodes []*Node) {
 	rev := put(t, n, "zzz", "after").Revision
 	page := func(n *Node, r api.ListRequest) api.ListResult {
 		t.Helper()
-		res, err := n.KV.List(ctx, &r)
+		res, err := n.kv().List(ctx, &r)
 		if err != nil {
 			t.Fatalf("list %+v: %v", r, err)
 		}
@@ -218,7 +218,7 @@ func testLists(t *testing.T, nodes []*Node) {
 		"future":                   {api.ListRequest{Revision: 1 << 50}, errs.FutureRevision},
 		"end before start":         {api.ListRequest{Start: []byte("b"), End: []byte("a")}, errs.InvalidArgument},
 	} {
-		if _, err := n.KV.List(ctx, &c.r); !errs.Has(err, c.code) {
+		if _, err := n.kv().List(ctx, &c.r); !errs.Has(err, c.code) {
 			t.Errorf("%s: %v, want %s", name, err, c.code)
 		}
 	}
@@ -247,11 +247,11 @@ func testHistory(t *testing.T, nodes []*Node) {
 	if r := get(t, n, "h", 1); r.Found {
 		t.Fatalf("before everything: %+v", r)
 	}
-	h, err := n.KV.History(ctx, &api.HistoryRequest{Key: []byte("h"), Limit: 3})
+	h, err := n.kv().History(ctx, &api.HistoryRequest{Key: []byte("h"), Limit: 3})
 	if err != nil || len(h.Items) != 3 || !h.More || !h.Items[1].Deleted || h.Items[1].ModRevision != gone || h.Items[1].Actor == "" || string(h.Items[0].Value) != "again" {
 		t.Fatalf("history: %+v %v", h, err)
 	}
-	h, err = n.KV.History(ctx, &api.HistoryRequest{Key: []byte("h"), Before: h.Items[2].ModRevision})
+	h, err = n.kv().History(ctx, &api.HistoryRequest{Key: []byte("h"), Before: h.Items[2].ModRevision})
 	if err != nil || len(h.Items) != 4 || h.More || string(h.Items[3].Value) != "0" {
 		t.Fatalf("history, second page: %+v %v", h, err)
 	}

@@ -26,6 +26,8 @@ type Node struct {
 	Replica replica.Replica
 	KV      *warehouse.Service
 	Leases  *lease.Service
+
+	sess sessions
 }
 
 // NewNode makes the services of one node. It is called before the replica starts.

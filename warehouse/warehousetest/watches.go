@@ -16,7 +16,7 @@ import (
 
 func watchOn(t *testing.T, n *Node, r api.WatchRequest) *warehouse.Watcher {
 	t.Helper()
-	w, err := n.KV.Watch(within(t), &r)
+	w, err := n.kv().Watch(within(t), &r)
 	if err != nil {
 		t.Fatalf("watch %+v: %v", r, err)
 	}
@@ -98,12 +98,12 @@ func testWatches(t *testing.T, nodes []*Node) {
 				key := fmt.Appendf(nil, "w/%d", (i*7+w)%11)
 				var err error
 				if i%9 == 8 {
-					_, err = n.KV.Delete(ctx, &api.DeleteRequest{Key: key})
+					_, err = n.kv().Delete(ctx, &api.DeleteRequest{Key: key})
 				} else {
-					_, err = n.KV.Put(ctx, &api.PutRequest{Key: key, Value: fmt.Append(nil, w, i)})
+					_, err = n.kv().Put(ctx, &api.PutRequest{Key: key, Value: fmt.Append(nil, w, i)})
 				}
 				if err == nil {
-					_, err = n.KV.Put(ctx, &api.PutRequest{Key: fmt.Append(nil, "unrelated/", w)})
+					_, err = n.kv().Put(ctx, &api.PutRequest{Key: fmt.Append(nil, "unrelated/", w)})
 				}
 				if err != nil {
 					t.Errorf("write: %v", err)
@@ -191,7 +191,7 @@ func testWatchRefusals(t *testing.T, nodes []*Node) {
 		"system prefix":  {api.WatchRequest{Start: []byte("/_sys/"), End: []byte("/_sys0")}, errs.Forbidden},
 		"too long a key": {api.WatchRequest{Start: make([]byte, n.KV.Limits().MaxKeyBytes+1)}, errs.TooLarge},
 	} {
-		if w, err := n.KV.Watch(ctx, &c.r); !errs.Has(err, c.code) {
+		if w, err := n.kv().Watch(ctx, &c.r); !errs.Has(err, c.code) {
 			t.Errorf("%s: %v, want %s", name, err, c.code)
 			if w != nil {
 				w.Close()
@@ -211,7 +211,7 @@ func testWaitForKey(t *testing.T, nodes []*Node) {
 	rev := put(t, n, "k", "1").Revision
 	check := func(key string, after uint64, want bool) {
 		t.Helper()
-		k, err := n.KV.WatchKey(ctx, []byte(key), after, false)
+		k, err := n.kv().WatchKey(ctx, []byte(key), after, false)
 		if err != nil {
 			t.Fatalf("%q after %d: %v", key, after, err)
 		}
@@ -226,10 +226,10 @@ func testWaitForKey(t *testing.T, nodes []*Node) {
 	gone := del(t, n, "k").Revision
 	check("k", rev, true)
 	check("k", gone, false)
-	if _, err := n.KV.WatchKey(ctx, []byte("k"), gone+1, false); !errs.Has(err, errs.FutureRevision) {
+	if _, err := n.kv().WatchKey(ctx, []byte("k"), gone+1, false); !errs.Has(err, errs.FutureRevision) {
 		t.Fatalf("a future revision: %v", err)
 	}
-	k, err := n.KV.WatchKey(ctx, []byte("k"), gone, false)
+	k, err := n.kv().WatchKey(ctx, []byte("k"), gone, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +247,7 @@ func testTTL(t *testing.T, nodes []*Node) {
 	w := watchOn(t, n, api.WatchRequest{Start: []byte("ttl"), Exact: true, Now: true})
 	defer w.Close()
 	began := time.Now()
-	if _, err := n.KV.Put(ctx, &api.PutRequest{Key: []byte("ttl"), Value: []byte("v"), TTL: time.Second}); err != nil {
+	if _, err := n.kv().Put(ctx, &api.PutRequest{Key: []byte("ttl"), Value: []byte("v"), TTL: time.Second}); err != nil {
 		t.Fatal(err)
 	}
 	put(t, n, "permanent", "v")
@@ -277,15 +277,15 @@ func testTTL(t *testing.T, nodes []*Node) {
 
 func testLeases(t *testing.T, nodes []*Node) {
 	ctx, n := within(t), nodes[len(nodes)-1]
-	l, err := n.Leases.Grant(ctx, 0, time.Hour, []byte("meta"))
+	l, err := n.kv().Grant(ctx, 0, time.Hour, []byte("meta"))
 	if err != nil || l.ID == 0 || l.TTL != time.Hour || l.Revision == 0 {
 		t.Fatalf("grant: %+v %v", l, err)
 	}
-	if _, err := n.Leases.Grant(ctx, l.ID, time.Hour, nil); !errs.Has(err, errs.AlreadyExists) {
+	if _, err := n.kv().Grant(ctx, l.ID, time.Hour, nil); !errs.Has(err, errs.AlreadyExists) {
 		t.Fatalf("a second grant: %v", err)
 	}
 	for _, k := range []string{"l1", "l2"} {
-		if _, err := n.KV.Put(ctx, &api.PutRequest{Key: []byte(k), Lease: l.ID}); err != nil {
+		if _, err := n.kv().Put(ctx, &api.PutRequest{Key: []byte(k), Lease: l.ID}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -300,10 +300,10 @@ func testLeases(t *testing.T, nodes []*Node) {
 	if err != nil || more || len(all) != 1 || all[0].ID != l.ID {
 		t.Fatalf("list: %+v %v %v", all, more, err)
 	}
-	if _, err := n.Leases.KeepAlive(ctx, l.ID); err != nil {
+	if _, err := n.kv().KeepAlive(ctx, l.ID); err != nil {
 		t.Fatalf("keep alive: %v", err)
 	}
-	rev, err := n.Leases.Revoke(ctx, l.ID)
+	rev, err := n.kv().Revoke(ctx, l.ID)
 	if err != nil || rev == 0 {
 		t.Fatalf("revoke: %d %v", rev, err)
 	}
@@ -313,8 +313,8 @@ func testLeases(t *testing.T, nodes []*Node) {
 		}
 	}
 	for what, err := range map[string]error{
-		"keep alive": second(n.Leases.KeepAlive(ctx, l.ID)),
-		"revoke":     second(n.Leases.Revoke(ctx, l.ID)),
+		"keep alive": second(n.kv().KeepAlive(ctx, l.ID)),
+		"revoke":     second(n.kv().Revoke(ctx, l.ID)),
 		"ttl":        second(n.Leases.TimeToLive(ctx, l.ID, replica.Linearizable, false)),
 	} {
 		if !errs.Has(err, errs.LeaseNotFound) {
@@ -335,13 +335,13 @@ func testCompaction(t *testing.T, nodes []*Node) {
 	idle := watchOn(t, n, api.WatchRequest{Start: []byte("elsewhere"), Exact: true, Now: true})
 	defer idle.Close()
 	put(t, n, "c0", "newest")
-	if _, err := n.KV.Compact(ctx, rev+100); !errs.Has(err, errs.FutureRevision) {
+	if _, err := n.kv().Compact(ctx, rev+100); !errs.Has(err, errs.FutureRevision) {
 		t.Fatalf("compacting the future: %v", err)
 	}
-	if got, err := n.KV.Compact(ctx, rev); err != nil || got != rev {
+	if got, err := n.kv().Compact(ctx, rev); err != nil || got != rev {
 		t.Fatalf("compact: %d %v", got, err)
 	}
-	if _, err := n.KV.Compact(ctx, rev); !errs.Has(err, errs.Compacted) {
+	if _, err := n.kv().Compact(ctx, rev); !errs.Has(err, errs.Compacted) {
 		t.Fatalf("compacting again: %v", err)
 	}
 	for _, n := range nodes {
@@ -349,9 +349,9 @@ func testCompaction(t *testing.T, nodes []*Node) {
 			t.Fatalf("at the compact revision: %+v", r)
 		}
 		for what, err := range map[string]error{
-			"get":   second(n.KV.Get(ctx, &api.GetRequest{Key: []byte("c0"), Revision: rev - 1})),
-			"list":  second(n.KV.List(ctx, &api.ListRequest{Revision: rev - 1})),
-			"watch": second(n.KV.Watch(ctx, &api.WatchRequest{After: rev - 2})),
+			"get":   second(n.kv().Get(ctx, &api.GetRequest{Key: []byte("c0"), Revision: rev - 1})),
+			"list":  second(n.kv().List(ctx, &api.ListRequest{Revision: rev - 1})),
+			"watch": second(n.kv().Watch(ctx, &api.WatchRequest{After: rev - 2})),
 		} {
 			if c, ok := api.CompactRevision(err); !ok || c != rev {
 				t.Errorf("%s below the compact revision: %v", what, err)
@@ -366,7 +366,7 @@ func testCompaction(t *testing.T, nodes []*Node) {
 	}
 	// The history is swept in the background; the idle watch is not disturbed by it.
 	eventually(t, "the sweep is through", func() bool {
-		h, err := n.KV.History(ctx, &api.HistoryRequest{Key: []byte("c1")})
+		h, err := n.kv().History(ctx, &api.HistoryRequest{Key: []byte("c1")})
 		return err == nil && len(h.Items) == 1
 	})
 	put(t, n, "elsewhere", "x")

@@ -21,11 +21,13 @@ import (
 	"time"
 
 	"nekoq/services/clock"
+	"nekoq/services/errs"
 	"nekoq/services/replica"
 	"nekoq/services/replica/raftnode"
 	"nekoq/services/state"
 	"nekoq/services/testkit/faultproxy"
 	"nekoq/services/testkit/register"
+	"nekoq/services/watch"
 	"nekoq/services/wire"
 )
 
@@ -37,6 +39,8 @@ type Options struct {
 	Config func(id string, c *raftnode.Config)
 	// Register adds what the test needs beside package register.
 	Register func(reg *state.Registry)
+	// Events gives a node its event hub each time that it starts; nil is none.
+	Events func(id string) watch.Publisher
 	// Mux adds peer calls beside those of raftnode.
 	Mux func(id string, mux *wire.Mux)
 	// Before runs on every node between New and Start.
@@ -72,9 +76,9 @@ var errDead = errors.New("the node was killed")
 // DefaultConfig is the configuration of nodes in tests.
 func DefaultConfig() raftnode.Config {
 	c := raftnode.DefaultConfig()
-	c.HeartbeatTimeout = 150 * time.Millisecond
-	c.ElectionTimeout = 150 * time.Millisecond
-	c.LeaderLease = 100 * time.Millisecond
+	c.HeartbeatTimeout = 250 * time.Millisecond
+	c.ElectionTimeout = 250 * time.Millisecond
+	c.LeaderLease = 200 * time.Millisecond
 	c.TransportTimeout = 2 * time.Second
 	c.ReadConfirmTimeout = 500 * time.Millisecond
 	c.SegmentBytes = 1 << 20
@@ -159,8 +163,12 @@ func (m *Member) run(bootstrap []raftnode.Server) (err error) {
 	}
 	dead := &atomic.Bool{}
 	m.dead = dead
+	var events watch.Publisher
+	if m.c.opts.Events != nil {
+		events = m.c.opts.Events(m.ID)
+	}
 	m.Machine, err = state.Open(state.Options{
-		Path: filepath.Join(m.Dir, "state.db"), Registry: reg, Mode: state.Logged, Config: sc,
+		Path: filepath.Join(m.Dir, "state.db"), Registry: reg, Mode: state.Logged, Config: sc, Events: events,
 		Faults: state.Faults{BeforeCommit: func() error {
 			if dead.Load() {
 				return errDead
@@ -454,6 +462,20 @@ func (c *Cluster) up() []*Member {
 		}
 	}
 	return out
+}
+
+// Put writes a register through m, again when the outcome is not known.
+func (m *Member) Put(ctx context.Context, key, value string) {
+	m.c.tb.Helper()
+	for {
+		_, err := m.Replica.Propose(ctx, register.Put(key, value))
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil || !errs.Has(err, errs.OutcomeUnknown) && !errs.Has(err, errs.NoLeader) {
+			m.c.tb.Fatalf("node %s: %v", m.ID, err)
+		}
+	}
 }
 
 // Get reads a register of m.

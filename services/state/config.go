@@ -22,7 +22,7 @@ func DefaultConfig() Config {
 	return Config{
 		FlushBytes:    8 << 20,
 		FlushInterval: time.Second,
-		MaxLagBytes:   64 << 20,
+		MaxLagBytes:   32 << 20,
 		MmapBytes:     64 << 30,
 		LockTimeout:   time.Second,
 		CloseTimeout:  5 * time.Second,

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -332,6 +333,7 @@ type base struct {
 	tx      *bolt.Tx
 	reg     *Registry
 	buckets []atomic.Pointer[bolt.Bucket]
+	cursors []sync.Pool // of *bolt.Cursor, by table: a Get costs no allocation
 	refs    atomic.Int64
 }
 
@@ -341,7 +343,7 @@ func newBase(h *handle, reg *Registry) (*base, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &base{h: h, tx: tx, reg: reg, buckets: make([]atomic.Pointer[bolt.Bucket], len(reg.tables))}
+	b := &base{h: h, tx: tx, reg: reg, buckets: make([]atomic.Pointer[bolt.Bucket], len(reg.tables)), cursors: make([]sync.Pool, len(reg.tables))}
 	b.refs.Store(1)
 	return b, nil
 }
@@ -354,6 +356,20 @@ func (b *base) bucket(slot int) *bolt.Bucket {
 	p := b.tx.Bucket(b.reg.tables[slot].bucket)
 	b.buckets[slot].Store(p)
 	return p
+}
+
+// get looks one key up.
+func (b *base) get(slot int, key []byte) ([]byte, bool) {
+	c, _ := b.cursors[slot].Get().(*bolt.Cursor)
+	if c == nil {
+		c = b.bucket(slot).Cursor()
+	}
+	k, v := c.Seek(key)
+	b.cursors[slot].Put(c)
+	if k == nil || !bytes.Equal(k, key) {
+		return nil, false
+	}
+	return v, true
 }
 
 func (b *base) release() {

@@ -169,6 +169,7 @@ func Open(opts Options) (*Machine, error) {
 		h.release()
 		return nil, err
 	}
+	trim(h) // what loading has read; a view maps again what it needs
 	if opts.Mode != Synced {
 		m.stopped.Go(m.commitLoop)
 	}

@@ -25,8 +25,7 @@ func (s *stack) get(slot int, key []byte) ([]byte, bool) {
 			return r.value, r.value != nil
 		}
 	}
-	v := s.base.bucket(slot).Get(key)
-	return v, v != nil
+	return s.base.get(slot, key)
 }
 
 // source is one ordered input of a merge.

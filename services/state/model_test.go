@@ -187,44 +187,43 @@ func (w *world) restore(t *rapid.T) {
 // TestModel drives a machine and a map with the same random commands between
 // flushes, held views, crashes, restarts, snapshots and restores.
 func TestModel(t *testing.T) {
-	modes(t, func(t *testing.T, mode Mode) {
-		rapid.Check(t, func(rt *rapid.T) {
-			cfg := lazy()
-			cfg.MmapBytes = 32 << 10 << rapid.IntRange(0, 8).Draw(rt, "map")
-			cfg.FlushBytes = 4 << 10 << rapid.IntRange(0, 3).Draw(rt, "flush bytes")
-			w := &world{dir: t.TempDir(), model: model{
-				rows: map[string]string{}, log: map[uint64][]byte{}, hashes: map[uint64]Hash{},
-			}}
-			w.f = open(t, Options{Mode: mode, Config: cfg, Path: w.path()})
-			rt.Repeat(map[string]func(*rapid.T){
-				"":      w.check,
-				"apply": w.batch,
-				"flush": func(t *rapid.T) {
-					if cfg.MmapBytes < 1<<20 {
-						w.closeViews(t) // an old view may hold a larger map up
-					}
-					w.f.flush()
-				},
-				"hold": func(*rapid.T) {
-					if mode != Synced || cfg.MmapBytes >= 1<<20 {
-						w.views = append(w.views, heldView{w.f.View(), maps.Clone(w.model.rows)})
-					}
-				},
-				"release": w.closeViews,
-				"reopen": func(t *rapid.T) {
-					w.closeViews(t)
-					w.f.reopen()
-				},
-				"crash": w.crash,
-				"snapshot": func(t *rapid.T) {
-					w.closeViews(t)
-					w.snapshot(t)
-				},
-				"restore": w.restore,
-			})
-			w.closeViews(rt)
-			require.NoError(rt, w.f.Machine.Close())
-			require.NoError(rt, CheckFile(w.f.opts.Path))
+	rapid.Check(t, func(rt *rapid.T) {
+		mode := rapid.SampledFrom([]Mode{Logged, Synced, Volatile}).Draw(rt, "mode")
+		cfg := lazy()
+		cfg.MmapBytes = 32 << 10 << rapid.IntRange(0, 8).Draw(rt, "map")
+		cfg.FlushBytes = 4 << 10 << rapid.IntRange(0, 3).Draw(rt, "flush bytes")
+		w := &world{dir: t.TempDir(), model: model{
+			rows: map[string]string{}, log: map[uint64][]byte{}, hashes: map[uint64]Hash{},
+		}}
+		w.f = open(t, Options{Mode: mode, Config: cfg, Path: w.path()})
+		rt.Repeat(map[string]func(*rapid.T){
+			"":      w.check,
+			"apply": w.batch,
+			"flush": func(t *rapid.T) {
+				if cfg.MmapBytes < 1<<20 {
+					w.closeViews(t) // an old view may hold a larger map up
+				}
+				w.f.flush()
+			},
+			"hold": func(*rapid.T) {
+				if mode != Synced || cfg.MmapBytes >= 1<<20 {
+					w.views = append(w.views, heldView{w.f.View(), maps.Clone(w.model.rows)})
+				}
+			},
+			"release": w.closeViews,
+			"reopen": func(t *rapid.T) {
+				w.closeViews(t)
+				w.f.reopen()
+			},
+			"crash": w.crash,
+			"snapshot": func(t *rapid.T) {
+				w.closeViews(t)
+				w.snapshot(t)
+			},
+			"restore": w.restore,
 		})
+		w.closeViews(rt)
+		require.NoError(rt, w.f.Machine.Close())
+		require.NoError(rt, CheckFile(w.f.opts.Path))
 	})
 }

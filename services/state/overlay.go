@@ -82,14 +82,5 @@ func (o *overlay) publish() layer {
 	return next
 }
 
-func (l layer) empty() bool {
-	for _, t := range l {
-		if t != nil && t.Len() > 0 {
-			return false
-		}
-	}
-	return true
-}
-
 // emptyLayer has no changes.
 func emptyLayer(tables int) layer { return make(layer, tables) }

@@ -299,7 +299,7 @@ func (n *fakeNode) breakConns() {
 func TestDeadlines(t *testing.T) {
 	f := newFakeCluster()
 	a := newFakeNode(t, f, "a")
-	c := connect(t, Config{Timeout: 50 * time.Millisecond}, a)
+	c := connect(t, Config{Timeout: 500 * time.Millisecond}, a)
 	_, err := c.read(t.Context(), mBlock, nil)
 	require.Equal(t, errs.DeadlineExceeded, errs.CodeOf(err), "%v", err)
 	_, err = c.write(t.Context(), mBlock, nil)
@@ -350,7 +350,7 @@ func TestNobodyAnswers(t *testing.T) {
 	}
 	one, two := free(), free()
 	for _, fast := range []bool{true, false} {
-		c, err := New(Config{Endpoints: []string{one, two}, Timeout: 100 * time.Millisecond, FailFast: fast})
+		c, err := New(Config{Endpoints: []string{one, two}, Timeout: 500 * time.Millisecond, FailFast: fast})
 		require.NoError(t, err)
 		for _, send := range []func(context.Context, wire.Method, []byte) ([]byte, error){c.read, c.write} {
 			_, err = send(t.Context(), mRead, nil)

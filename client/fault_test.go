@@ -216,7 +216,7 @@ func TestCancelWhileDown(t *testing.T) {
 	a := newFakeNode(t, newFakeCluster(), "a")
 	a.kill()
 	c := connect(t, Config{Timeout: time.Hour}, a)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	_, err := c.read(ctx, mRead, nil)
 	require.Equal(t, errs.Unavailable, errs.CodeOf(err))
@@ -269,7 +269,7 @@ func TestFullServerIsNamed(t *testing.T) {
 	_, err := c.read(t.Context(), mRead, nil)
 	require.Equal(t, errs.Unimplemented, errs.CodeOf(err))
 	// The server is full: that is told with its address.
-	d := connect(t, Config{Timeout: 50 * time.Millisecond}, a)
+	d := connect(t, Config{Timeout: 500 * time.Millisecond}, a)
 	_, err = d.read(t.Context(), mRead, nil)
 	require.Equal(t, errs.Unavailable, errs.CodeOf(err))
 	require.Contains(t, err.Error(), "a: the server has 1 connections open")

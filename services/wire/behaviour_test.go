@@ -312,16 +312,18 @@ func TestContextEnds(t *testing.T) {
 		require.Equal(t, end{context.Canceled, context.Canceled, false}, <-ends)
 	})
 	t.Run("deadline", func(t *testing.T) {
-		r := open(t)
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-		defer cancel()
-		_, err := r.conn.Call(ctx, 1, nil)
-		require.Error(t, err)
-		<-started
-		got := <-ends
-		require.True(t, got.deadline)
-		// The cancel frame and the server's own clock race.
-		require.Contains(t, []error{context.Canceled, context.DeadlineExceeded}, got.err)
+		synctest.Test(t, func(t *testing.T) {
+			r := open(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+			defer cancel()
+			_, err := r.conn.Call(ctx, 1, nil)
+			require.Error(t, err)
+			<-started
+			got := <-ends
+			require.True(t, got.deadline)
+			// The cancel frame and the server's own clock race.
+			require.Contains(t, []error{context.Canceled, context.DeadlineExceeded}, got.err)
+		})
 	})
 	t.Run("the server's own clock", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {

@@ -124,6 +124,9 @@ func TestForms(t *testing.T) {
 	}
 	packed, _ := w.Append(t.Context(), w.Stream(Layout{Kind: UUIDv7}), nil, 1)
 	u, err := uuid.FromBytes(packed)
+	if d, _ := (Layout{Kind: UUIDv7}).Decode(u.String()); d.Parts[1].Value != "3" { // another generator, the same counter
+		t.Fatal(d)
+	}
 	if err != nil || u.Version() != 7 || u.Variant() != uuid.RFC4122 || u.String() != UUIDv7.Texts(packed, 1)[0] {
 		t.Fatal(u, err)
 	}

@@ -63,6 +63,9 @@ func (l Layout) WorkerWidth() uint {
 	return WideWorkerBits
 }
 
+// shared tells whether generators of the kind share their ids' space.
+func (l Layout) shared() bool { return l.Kind == UUIDv7 || l.Kind == ULID }
+
 // slots is how many ids one worker number makes in a millisecond. uuidv7 and
 // ulid spend 22 and 24 bits on the counter.
 func (l Layout) slots() uint64 {

@@ -30,7 +30,7 @@ type Stream struct {
 // NewStream makes the stream of a layout.
 func NewStream(l Layout) *Stream {
 	s := &Stream{layout: l, multi: l.Kind == Snowflake}
-	if l.Kind == UUIDv7 || l.Kind == ULID {
+	if l.shared() {
 		var seed [32]byte
 		if _, err := crand.Read(seed[:]); err != nil {
 			panic(err) // the runtime ends the program before that

@@ -130,11 +130,20 @@ func NewWorker(cfg WorkerConfig, leaser WorkerLeaser) *Worker {
 	return w
 }
 
-// Stream makes a stream whose times are covered by this worker's lease.
+// Stream makes a stream whose times are covered by this worker's lease. All
+// uuidv7 of a worker share one, and so do all ulid: nothing in those ids tells
+// generators apart, so one counter must.
 func (w *Worker) Stream(l Layout) *Stream {
-	s := NewStream(l)
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if l.shared() {
+		for _, s := range w.streams {
+			if s.layout.Kind == l.Kind {
+				return s
+			}
+		}
+	}
+	s := NewStream(l)
 	s.last = w.retiredLast // one made anew under an old name goes on where that ended
 	w.streams = append(w.streams, s)
 	return s
@@ -142,6 +151,9 @@ func (w *Worker) Stream(l Layout) *Stream {
 
 // Retire ends a stream, for a generator that is gone.
 func (w *Worker) Retire(s *Stream) {
+	if s.layout.shared() {
+		return
+	}
 	last := s.retire()
 	w.mu.Lock()
 	defer w.mu.Unlock()

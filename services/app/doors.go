@@ -2,14 +2,10 @@ package app
 
 import (
 	"context"
-	"net/http"
-
-	"github.com/gin-gonic/gin"
 
 	numgennative "nekoq/numgen/native"
 	numgenrest "nekoq/numgen/rest"
 	"nekoq/services/errs"
-	"nekoq/services/httpapi"
 	warehousenative "nekoq/warehouse/native"
 	warehouserest "nekoq/warehouse/rest"
 )
@@ -32,16 +28,10 @@ func (a *App) startHTTP(ctx context.Context) error {
 	return a.http.Start(ctx)
 }
 
-// offRoutes answers for a service that this node does not serve, so that a
-// caller can tell a service that is off from a path that does not exist.
+// offRoutes answers for a service that this node does not serve.
 func (a *App) offRoutes(service string) {
-	refuse := func(c *gin.Context) {
-		httpapi.Fail(c, errs.New(errs.ServiceOff, "the service %s is switched off on node %s: services.%s = false; ask another node, or switch it on",
-			service, a.cfg.Node.ID, service))
-	}
-	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodPatch, http.MethodDelete} {
-		a.http.Engine().Handle(m, "/v1/"+service+"/*any", refuse)
-	}
+	a.http.Off("/v1/"+service, errs.New(errs.ServiceOff, "the service %s is switched off on node %s: services.%s = false; ask another node, or switch it on",
+		service, a.cfg.Node.ID, service))
 }
 
 // startNative adds the methods of the services that are on and opens the port.

@@ -3,6 +3,7 @@ package handshake
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"net"
 	"strings"
@@ -208,3 +209,11 @@ type script struct {
 func (s *script) Read(p []byte) (int, error)  { return s.in.Read(p) }
 func (s *script) Write(p []byte) (int, error) { return len(p), nil }
 func (s *script) SetDeadline(time.Time) error { return nil }
+
+// Nodes of two versions meet in a rolling upgrade: the format may only grow at
+// its end.
+func TestHelloFormatIsFixed(t *testing.T) {
+	const want = "01026331026e31010203000000000000000000000000000e3132372e302e302e313a393331310e3132372e302e302e313a393331300e3132372e302e302e313a39333133010364657607" +
+		"01056e312c6e32026e32"
+	require.Equal(t, want, hex.EncodeToString(sample("n1").append(nil)))
+}

@@ -1,6 +1,7 @@
 package table
 
 import (
+	"encoding/hex"
 	"fmt"
 	"path/filepath"
 	"testing"
@@ -187,4 +188,15 @@ func FuzzDecodeMember(f *testing.F) {
 			t.Fatalf("%+v became %+v (%v)", m, again, err)
 		}
 	})
+}
+
+// Rows outlive the binary that wrote them: the format may only grow at its end.
+func TestRowFormatIsFixed(t *testing.T) {
+	m := member(1)
+	m.State, m.Joined = Leaving, 300
+	const want = "01026e3110010000000000000000000000000000000d31302e302e302e313a393331310d31302e302e302e313a393331300d31302e302e302e313a39333133010364657603ac02"
+	require.Equal(t, want, hex.EncodeToString(m.encode()))
+	got, err := decodeMember(append(m.encode(), "later fields"...))
+	require.NoError(t, err)
+	require.Equal(t, m, got)
 }

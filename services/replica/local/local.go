@@ -11,6 +11,7 @@ package local
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -70,6 +71,7 @@ type Replica struct {
 	started atomic.Bool
 	stopped chan struct{} // the writer has ended
 	failed  chan struct{}
+	failing sync.Once
 	err     error // set before failed is closed
 }
 
@@ -95,6 +97,7 @@ func (r *Replica) Start() {
 		return
 	}
 	go r.write()
+	go r.watch()
 	r.loops.Begin(Term)
 }
 
@@ -178,16 +181,32 @@ func (r *Replica) refused(batch []*group.Proposal, err error) bool {
 	for _, p := range batch {
 		p.Finish(replica.Result{}, answer)
 	}
-	if alive {
-		return true
+	if !alive {
+		r.fail(err)
 	}
-	r.err = err
-	close(r.failed)
-	halted := errs.New(errs.Unavailable, "the state machine has halted; see the log").Wrap(err)
-	r.queue.Close(halted)
-	r.queue.FailWaiting(halted)
-	r.loops.Cancel()
-	return false
+	return alive
+}
+
+// watch notices a state machine that halts by itself, as when its file is lost.
+func (r *Replica) watch() {
+	select {
+	case <-r.machine.Done():
+		if err := r.machine.Err(); !errs.Has(err, errs.ShuttingDown) {
+			r.fail(err)
+		}
+	case <-r.stopped:
+	}
+}
+
+func (r *Replica) fail(err error) {
+	r.failing.Do(func() {
+		r.err = err
+		close(r.failed)
+		halted := errs.New(errs.Unavailable, "the state machine has halted; see the log").Wrap(err)
+		r.queue.Close(halted)
+		r.queue.FailWaiting(halted)
+		r.loops.Cancel()
+	})
 }
 
 // ResultOf is the answer to a command of the entry at index.

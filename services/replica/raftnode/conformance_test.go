@@ -3,6 +3,7 @@ package raftnode_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"nekoq/services/replica"
 	"nekoq/services/replica/raftnode"
@@ -11,22 +12,29 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	for _, nodes := range []int{1, 3} {
-		for _, store := range []string{raftnode.LogStoreWAL, raftnode.LogStoreBolt} {
-			t.Run(fmt.Sprintf("%d nodes %s", nodes, store), func(t *testing.T) {
-				conformance.Run(t, func(t *testing.T, before func(replica.Replica)) *conformance.Group {
-					c := cluster.New(t, cluster.Options{
-						Nodes: nodes, Memory: store == raftnode.LogStoreBolt,
-						Config: func(_ string, cfg *raftnode.Config) { cfg.LogStore = store },
-						Before: func(m *cluster.Member) { before(m.Replica) },
-					})
-					g := &conformance.Group{Stop: func(i int) { c.Members[i].Stop() }}
-					for _, m := range c.Members {
-						g.Replicas = append(g.Replicas, m.Replica)
-					}
-					return g
+	for _, v := range []struct {
+		nodes int
+		store string
+	}{{1, raftnode.LogStoreWAL}, {1, raftnode.LogStoreBolt}, {3, raftnode.LogStoreWAL}} {
+		t.Run(fmt.Sprintf("%d nodes %s", v.nodes, v.store), func(t *testing.T) {
+			conformance.Run(t, func(t *testing.T, before func(replica.Replica)) *conformance.Group {
+				c := cluster.New(t, cluster.Options{
+					Nodes: v.nodes,
+					Config: func(_ string, cfg *raftnode.Config) {
+						cfg.LogStore = v.store
+						if v.nodes > 1 { // no fault is injected, so none may be imagined on a busy machine
+							cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLease = time.Second, time.Second, time.Second
+							cfg.TransportTimeout = 10 * time.Second
+						}
+					},
+					Before: func(m *cluster.Member) { before(m.Replica) },
 				})
+				g := &conformance.Group{Stop: func(i int) { c.Members[i].Stop() }}
+				for _, m := range c.Members {
+					g.Replicas = append(g.Replicas, m.Replica)
+				}
+				return g
 			})
-		}
+		})
 	}
 }

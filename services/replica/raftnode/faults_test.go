@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -145,6 +146,7 @@ func (l *load) progress(n int) {
 }
 
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	for _, s := range []struct {
 		name   string
 		memory bool
@@ -244,11 +246,11 @@ func TestFaults(t *testing.T) {
 // A leader whose network stands still must not answer from its own state once
 // another one may have been elected.
 func TestIsolatedLeaderGivesNoOldValue(t *testing.T) {
+	t.Parallel()
 	c := cluster.New(t, cluster.Options{})
 	ctx := within(t, 20*time.Second)
 	old := c.WaitLeader()
-	_, err := old.Replica.Propose(ctx, register.Put("k", "old"))
-	require.NoError(t, err)
+	old.Put(ctx, "k", "old")
 	c.Isolate(old)
 	read := make(chan error, 1)
 	go func() {
@@ -258,9 +260,8 @@ func TestIsolatedLeaderGivesNoOldValue(t *testing.T) {
 		read <- err
 	}()
 	next := c.WaitLeaderBut(old)
-	_, err = next.Replica.Propose(ctx, register.Put("k", "new"))
-	require.NoError(t, err)
-	err = <-read
+	next.Put(ctx, "k", "new")
+	err := <-read
 	require.Contains(t, []errs.Code{errs.NoLeader, errs.DeadlineExceeded}, errs.CodeOf(err), "%v", err)
 	stale, err := old.Get(ctx, "k", replica.Stale)
 	require.NoError(t, err)
@@ -273,12 +274,12 @@ func TestIsolatedLeaderGivesNoOldValue(t *testing.T) {
 }
 
 func TestWithoutMajority(t *testing.T) {
+	t.Parallel()
 	c := cluster.New(t, cluster.Options{})
 	ctx := within(t, 20*time.Second)
 	left := c.Members[0]
-	_, err := left.Replica.Propose(ctx, register.Put("k", "v"))
-	require.NoError(t, err)
-	_, err = left.Get(ctx, "k", replica.Linearizable)
+	left.Put(ctx, "k", "v")
+	_, err := left.Get(ctx, "k", replica.Linearizable)
 	require.NoError(t, err)
 	c.Members[1].Kill()
 	c.Members[2].Kill()
@@ -301,8 +302,7 @@ func TestWithoutMajority(t *testing.T) {
 	v.Release()
 	c.Members[1].Start()
 	c.WaitLeader()
-	_, err = left.Replica.Propose(ctx, register.Put("k", "x"))
-	require.NoError(t, err)
+	left.Put(ctx, "k", "x")
 	c.Members[2].Start()
 	c.WaitEqual()
 }
@@ -316,6 +316,7 @@ func small(_ string, cfg *raftnode.Config) {
 }
 
 func TestFollowerGetsTheStateUnderLoad(t *testing.T) {
+	t.Parallel()
 	for _, store := range []string{raftnode.LogStoreWAL, raftnode.LogStoreBolt} {
 		t.Run(store, func(t *testing.T) {
 			t.Parallel()
@@ -329,8 +330,7 @@ func TestFollowerGetsTheStateUnderLoad(t *testing.T) {
 			fill := func(n int) {
 				value := string(make([]byte, 4<<10))
 				for i := range n {
-					_, err := leader.Replica.Propose(ctx, register.Put(fmt.Sprintf("fill%d", i), value))
-					require.NoError(t, err)
+					leader.Put(ctx, fmt.Sprintf("fill%d", i), value)
 				}
 			}
 			fill(300)
@@ -354,14 +354,14 @@ func TestFollowerGetsTheStateUnderLoad(t *testing.T) {
 }
 
 func TestKilledNodesKeepWhatWasAcknowledged(t *testing.T) {
+	t.Parallel()
 	c := cluster.New(t, cluster.Options{Config: small})
 	ctx := within(t, 60*time.Second)
 	next := 0
 	for round := range 5 {
 		l := c.WaitLeader()
 		for range 40 {
-			_, err := l.Replica.Propose(ctx, register.Put(fmt.Sprintf("k%d", next), fmt.Sprint(next)))
-			require.NoError(t, err)
+			l.Put(ctx, fmt.Sprintf("k%d", next), fmt.Sprint(next))
 			next++
 		}
 		switch round % 3 {
@@ -395,12 +395,12 @@ func TestKilledNodesKeepWhatWasAcknowledged(t *testing.T) {
 }
 
 func TestMembership(t *testing.T) {
+	t.Parallel()
 	c := cluster.New(t, cluster.Options{})
 	ctx := within(t, 30*time.Second)
 	first := c.WaitLeader()
 	for i := range 50 {
-		_, err := first.Replica.Propose(ctx, register.Put(fmt.Sprint(i), "v"))
-		require.NoError(t, err)
+		first.Put(ctx, fmt.Sprint(i), "v")
 	}
 	n4 := c.Add("n4")
 	require.False(t, n4.Replica.IsLeader())
@@ -416,7 +416,12 @@ func TestMembership(t *testing.T) {
 		return nil
 	})
 	require.NoError(t, first.Replica.Promote(ctx, "n4"))
-	require.Contains(t, n4.Replica.Servers(), raftnode.Server{ID: "n4", Addr: "n4", Voter: true})
+	cluster.Eventually(t, "the new node knows of its vote", func() error {
+		if have := n4.Replica.Servers(); !slices.Contains(have, raftnode.Server{ID: "n4", Addr: "n4", Voter: true}) {
+			return fmt.Errorf("%v", have)
+		}
+		return nil
+	})
 	got, err := n4.Get(ctx, "7", replica.Linearizable)
 	require.NoError(t, err)
 	require.Equal(t, "v", got)
@@ -427,8 +432,7 @@ func TestMembership(t *testing.T) {
 	second := c.WaitLeaderBut(first)
 	first.Stop()
 	require.Len(t, second.Replica.Servers(), 3)
-	_, err = second.Replica.Propose(ctx, register.Put("after", "v"))
-	require.NoError(t, err)
+	second.Put(ctx, "after", "v")
 	require.NoError(t, second.Replica.TransferLeadership(ctx, "n4"))
 	cluster.Eventually(t, "n4 leads", func() error {
 		if l := c.Leader(); l != n4 {
@@ -440,6 +444,7 @@ func TestMembership(t *testing.T) {
 }
 
 func TestHaltedNodeStopsLoudly(t *testing.T) {
+	t.Parallel()
 	c := cluster.New(t, cluster.Options{Nodes: 1})
 	node := c.Members[0].Replica
 	_, err := node.Propose(within(t, 10*time.Second), register.Halt())

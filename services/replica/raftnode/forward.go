@@ -47,9 +47,12 @@ func (n *Node) runForward() {
 		}
 		n.m.forwarded.Add(float64(len(batch)))
 		answer, err := n.callLeader(MethodForward, frame)
-		if err == nil {
+		switch {
+		case err == nil:
 			err = finishAll(batch, answer)
-		} else {
+		case len(batch) == 1 && len(frame) > command.MaxBatchBytes && errs.Has(err, errs.TooLarge):
+			// A command too large for a call; answers are small.
+		default:
 			err = callError(err)
 		}
 		if err != nil {

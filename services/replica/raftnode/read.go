@@ -24,10 +24,10 @@ import (
 // while a successor was elected could pass it.) A follower asks the leader for
 // an index found in this way and waits until its own state has reached it.
 func (n *Node) View(ctx context.Context, c replica.Consistency) (*state.View, replica.Lag, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, replica.Lag{}, errs.From(err)
+	}
 	if c == replica.Stale {
-		if err := ctx.Err(); err != nil {
-			return nil, replica.Lag{}, errs.From(err)
-		}
 		v := n.machine.View()
 		return v, n.lag(v.Index()), nil
 	}

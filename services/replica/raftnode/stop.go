@@ -33,15 +33,13 @@ func (n *Node) Shutdown(ctx context.Context) error {
 			cancel()
 		}
 		n.end()
-		if r != nil {
-			if err := r.Shutdown().Error(); err != nil {
-				n.log.Warn("stopping Raft", "error", err)
-			}
-		} else if ln := n.peers.RaftListener(); ln != nil && n.started.Load() {
-			_ = ln.Close()
-		}
 		n.unregister()
 		go func() {
+			if r != nil {
+				if err := r.Shutdown().Error(); err != nil {
+					n.log.Warn("stopping Raft", "error", err)
+				}
+			}
 			n.workers.Wait()
 			n.helpers.Wait()
 			n.closeFiles()

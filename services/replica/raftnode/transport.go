@@ -10,13 +10,19 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// transport is raft's network transport with three changes.
+// transport is raft's network transport with four changes.
 //
 // Heartbeats take the normal path: raft's fast path handles them on the
 // connection's goroutine, where one with a newer term races with the main loop
 // (hashicorp/raft issue 695) and two nodes may commit different entries. The
 // embedding keeps RequestPreVote visible, without which raft turns pre-vote off.
-// And messages are bounded by bytes, where raft counts entries only.
+// Messages are bounded by bytes, where raft counts entries only.
+//
+// And replication is not pipelined: one message to a follower is under way, and the
+// next carries everything that came meanwhile. raft's pipeline can hang for the
+// rest of a term (and hang the shutdown): its sender waits for the decoder, which
+// waits for a reader that left when a follower refused an entry. Since entries are
+// batches already, no throughput is lost.
 type transport struct {
 	*raft.NetworkTransport
 	maxBytes int64
@@ -33,7 +39,7 @@ func newTransport(peers Peers, addr string, cfg Config, log hclog.Logger) *trans
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream:                  &streamLayer{ln: peers.RaftListener(), peers: peers, addr: raftAddr(addr), open: map[net.Conn]struct{}{}},
 			MaxPool:                 4,
-			MaxRPCsInFlight:         2,
+			MaxRPCsInFlight:         1, // no pipelining
 			Timeout:                 cfg.TransportTimeout,
 			Logger:                  log,
 			MsgpackUseNewTimeFormat: true,
@@ -61,25 +67,6 @@ func (t *transport) bound(req *raft.AppendEntriesRequest) {
 			return
 		}
 	}
-}
-
-// AppendEntriesPipeline bounds every message of the pipeline.
-func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
-	p, err := t.NetworkTransport.AppendEntriesPipeline(id, target)
-	if err != nil {
-		return nil, err
-	}
-	return &pipeline{AppendPipeline: p, t: t}, nil
-}
-
-type pipeline struct {
-	raft.AppendPipeline
-	t *transport
-}
-
-func (p *pipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	p.t.bound(req)
-	return p.AppendPipeline.AppendEntries(req, resp)
 }
 
 // raftAddr is an address by the name under which other nodes know it.

@@ -53,9 +53,15 @@ func Run(t *testing.T, mk Make) {
 		{"CallersMayReuseTheirMemory", memoryReuse},
 		{"StoppingIsSaid", stopping},
 	} {
-		t.Run(c.name, func(t *testing.T) { c.test(t, mk(t, func(replica.Replica) {})) })
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			c.test(t, mk(t, func(replica.Replica) {}))
+		})
 	}
-	t.Run("LeaderLoops", func(t *testing.T) { leaderLoops(t, mk) })
+	t.Run("LeaderLoops", func(t *testing.T) {
+		t.Parallel()
+		leaderLoops(t, mk)
+	})
 }
 
 func deadline(t *testing.T) context.Context {
@@ -242,7 +248,7 @@ func badCommands(t *testing.T, g *Group) {
 func largeCommands(t *testing.T, g *Group) {
 	ctx := deadline(t)
 	for i, r := range g.Replicas {
-		value := strings.Repeat(fmt.Sprint(i), 3<<20) // more than one batch may have
+		value := strings.Repeat(fmt.Sprint(i), 4<<20) // more than one batch may have
 		propose(t, ctx, r, register.Put("big", value))
 		require.Equal(t, value, get(t, ctx, r, "big"))
 	}

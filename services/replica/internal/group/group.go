@@ -17,9 +17,10 @@ import (
 	"nekoq/services/replica"
 )
 
-// MaxCommandBytes is the most bytes of one command. The log stores take entries
-// up to 64 MiB.
-const MaxCommandBytes = 32 << 20
+// MaxCommandBytes is the most bytes of one command. With what is around it, it
+// fits into one frame to the leader (16 MiB), so the limit is the same on every
+// node; the log stores would take 64 MiB.
+const MaxCommandBytes = 15 << 20
 
 // The life of a proposal.
 const (
@@ -84,7 +85,7 @@ func Check(cmd *command.Command) error {
 		return errs.Invalid("actor", len(cmd.Actor), "at most 255 bytes")
 	case len(cmd.Payload) > MaxCommandBytes:
 		return errs.New(errs.TooLarge, "the command has %d bytes; the limit is %d", len(cmd.Payload), MaxCommandBytes).
-			With(errs.Detail{Field: "payload", Limit: "32 MiB"})
+			With(errs.Detail{Field: "payload", Limit: "15728640 bytes"})
 	}
 	return nil
 }

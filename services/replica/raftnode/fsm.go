@@ -144,6 +144,7 @@ func (v virtualSnapshot) Release() {}
 // Restore takes over the state that another node sent. When this node's state
 // covers it already, there is nothing to do: both are states of the same log.
 func (f *fsm) Restore(r io.ReadCloser) error {
+	defer f.snaps.setInstalling(false)
 	f.snaps.mu.Lock()
 	m := f.snaps.opened
 	f.snaps.mu.Unlock()

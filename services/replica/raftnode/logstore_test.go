@@ -492,7 +492,7 @@ func TestHeartbeatsTakeTheNormalPath(t *testing.T) {
 	var any raft.Transport = b
 	_, ok := any.(raft.WithPreVote)
 	require.True(t, ok, "raft turns pre-vote off when it cannot see it")
-	b.SetHeartbeatHandler(func(raft.RPC) { t.Error("a heartbeat took the fast path") })
+	b.SetHeartbeatHandler(func(raft.RPC) { t.Error("a heartbeat took the fast path") }) // as raft does
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		rpc := <-b.Consumer()
@@ -502,6 +502,22 @@ func TestHeartbeatsTakeTheNormalPath(t *testing.T) {
 	var resp raft.AppendEntriesResponse
 	require.NoError(t, a.AppendEntries("b", raft.ServerAddress(addr), req, &resp))
 	require.True(t, resp.Success)
+	wg.Wait()
+
+	// While the main loop takes over a state nobody reads the consumer's channel.
+	b.answerHeartbeats(func() uint64 { return 9 })
+	resp = raft.AppendEntriesResponse{}
+	require.NoError(t, a.AppendEntries("b", raft.ServerAddress(addr), req, &resp))
+	require.True(t, resp.Success)
+	req.Term = 10
+	require.ErrorContains(t, a.AppendEntries("b", raft.ServerAddress(addr), req, &resp), errInstalling.Error())
+	b.passHeartbeats()
+	wg.Go(func() {
+		rpc := <-b.Consumer()
+		rpc.Respond(&raft.AppendEntriesResponse{Term: 10}, nil)
+	})
+	require.NoError(t, a.AppendEntries("b", raft.ServerAddress(addr), req, &resp))
+	require.Equal(t, uint64(10), resp.Term)
 	wg.Wait()
 
 	req.Entries = entries(1, 10000, 1)

@@ -252,6 +252,13 @@ func (n *Node) Start() error {
 	n.disk.look()
 	notify := make(chan bool, 64)
 	trans := newTransport(n.peers, n.addr, n.cfg, n.hclog)
+	n.snaps.install = func(begins bool) {
+		if r := n.raft.Load(); begins && r != nil {
+			trans.answerHeartbeats(r.CurrentTerm)
+		} else {
+			trans.passHeartbeats()
+		}
+	}
 	r, err := raft.NewRaft(n.raftConfig(notify), n.fsm, n.logs, n.stable, n.snaps, trans)
 	if err != nil {
 		_ = trans.Close()

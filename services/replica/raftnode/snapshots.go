@@ -30,6 +30,10 @@ type snapshots struct {
 	machine *state.Machine
 	m       *metrics
 	sending atomic.Int64 // streams to followers that are open
+	// install is told when a state begins to come in and when that has ended, well
+	// or not; raft's main loop stands still between.
+	install    func(begins bool)
+	installing atomic.Bool
 
 	mu     sync.Mutex
 	newest *snapshotMeta
@@ -164,6 +168,12 @@ func (s *snapshots) last() *snapshotMeta {
 	return s.newest
 }
 
+func (s *snapshots) setInstalling(on bool) {
+	if s.installing.Swap(on) != on && s.install != nil {
+		s.install(on)
+	}
+}
+
 // Create is raft.SnapshotStore.
 func (s *snapshots) Create(version raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
 	return &sink{store: s, meta: &snapshotMeta{
@@ -195,6 +205,7 @@ func (m *snapshotMeta) raft(size int64) *raft.SnapshotMeta {
 func (s *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	m := s.last()
 	if m == nil || m.ID != id {
+		s.setInstalling(false)
 		return nil, nil, fmt.Errorf("snapshot %s is not there any more", id)
 	}
 	s.mu.Lock()
@@ -205,10 +216,12 @@ func (s *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	}
 	f, err := os.Open(filepath.Join(s.dir, m.Data))
 	if err != nil {
+		s.setInstalling(false)
 		return nil, nil, err
 	}
 	st, err := f.Stat()
 	if err != nil {
+		s.setInstalling(false)
 		_ = f.Close()
 		return nil, nil, err
 	}
@@ -277,16 +290,22 @@ func (k *sink) Write(p []byte) (int, error) {
 			return 0, err
 		}
 		k.f = f
+		k.store.setInstalling(true)
 	}
 	return k.f.Write(p)
 }
 
-func (k *sink) Close() error {
+func (k *sink) Close() (err error) {
 	if k.ended {
 		return nil
 	}
 	k.ended = true
 	if k.f != nil {
+		defer func() {
+			if err != nil {
+				k.store.setInstalling(false)
+			}
+		}()
 		err := k.f.Sync()
 		if cerr := k.f.Close(); err == nil {
 			err = cerr
@@ -324,6 +343,7 @@ func (k *sink) Cancel() error {
 	if k.f == nil {
 		return nil
 	}
+	k.store.setInstalling(false)
 	_ = k.f.Close()
 	return os.Remove(k.f.Name())
 }

@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"time"
@@ -50,6 +51,26 @@ func newTransport(peers Peers, addr string, cfg Config, log hclog.Logger) *trans
 
 // SetHeartbeatHandler does nothing; see the type's comment.
 func (t *transport) SetHeartbeatHandler(func(raft.RPC)) {}
+
+var errInstalling = errors.New("a state of another term is being taken over")
+
+// answerHeartbeats answers for raft while its main loop takes over a state, which
+// can last: a leader that needs this node's vote would step down meanwhile. The
+// loop stands still, so the term cannot change, and a heartbeat of the same term is
+// of the one leader of that term; all that the answer says is that this node lives.
+func (t *transport) answerHeartbeats(term func() uint64) {
+	t.NetworkTransport.SetHeartbeatHandler(func(rpc raft.RPC) {
+		req, ok := rpc.Command.(*raft.AppendEntriesRequest)
+		if at := term(); ok && req.Term == at {
+			rpc.Respond(&raft.AppendEntriesResponse{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}, Term: at, Success: true}, nil)
+			return
+		}
+		rpc.Respond(&raft.AppendEntriesResponse{}, errInstalling)
+	})
+}
+
+// passHeartbeats gives the heartbeats to raft again.
+func (t *transport) passHeartbeats() { t.NetworkTransport.SetHeartbeatHandler(nil) }
 
 // AppendEntries bounds the message. raft reads from the request afterwards how
 // far it came.

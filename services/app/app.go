@@ -36,6 +36,7 @@ import (
 	"nekoq/services/watch"
 	"nekoq/services/wire"
 	"nekoq/warehouse"
+	"nekoq/warehouse/areas"
 )
 
 // Version of the program, set by the linker.
@@ -80,6 +81,7 @@ type App struct {
 	system   *system.Service
 	numgen   *numgen.Service
 	kv       *warehouse.Service
+	areas    *areas.Service
 	leases   *lease.Service
 	local    *local.Replica // nil in Cluster
 	failures map[string]chan error
@@ -127,6 +129,7 @@ func registry() *state.Registry {
 	leases := lease.Register(reg)
 	numgen.Register(reg)
 	warehouse.Register(reg, leases)
+	areas.Register(reg)
 	return reg
 }
 

@@ -20,6 +20,7 @@ import (
 	"nekoq/services/telemetry"
 	"nekoq/services/watch"
 	"nekoq/warehouse"
+	"nekoq/warehouse/areas"
 )
 
 // The components of the graph. "replica" makes the parts of the replicated
@@ -33,6 +34,7 @@ const (
 	compSessions  = "sessions"
 	compNumgen    = "numgen"
 	compWarehouse = "warehouse"
+	compAreas     = "areas"
 	compConsensus = "consensus"
 	compSystem    = "system"
 	compHTTP      = "http"
@@ -48,7 +50,7 @@ func (a *App) components() {
 		return key + " = false"
 	}
 	var services []string
-	for name, on := range map[string]bool{compNumgen: a.cfg.Services.Numgen, compWarehouse: a.cfg.Services.Warehouse} {
+	for name, on := range map[string]bool{compNumgen: a.cfg.Services.Numgen, compWarehouse: a.cfg.Services.Warehouse, compAreas: a.cfg.Services.Warehouse} {
 		if on {
 			services = append(services, name)
 		}
@@ -75,6 +77,9 @@ func (a *App) components() {
 	a.graph.Add(lifecycle.Component{
 		Name: compWarehouse, Needs: []string{compReplica, compLease}, Off: off(a.cfg.Services.Warehouse, "services.warehouse"),
 		Start: a.startWarehouse,
+	})
+	a.graph.Add(lifecycle.Component{
+		Name: compAreas, Needs: []string{compReplica}, Off: off(a.cfg.Services.Warehouse, "services.warehouse"), Start: a.startAreas,
 	})
 	a.graph.Add(lifecycle.Component{
 		Name: compConsensus, Needs: loops, Start: a.startConsensus, Stop: a.stopConsensus, Ready: a.consensusReady,
@@ -289,6 +294,11 @@ func (a *App) startWarehouse(context.Context) (err error) {
 	a.kv, err = warehouse.New(warehouse.Deps{
 		Replica: a.replica, Events: a.hub, Clock: a.clock, Logger: a.log, Metrics: a.tele.Registry,
 	}, a.cfg.Warehouse)
+	return err
+}
+
+func (a *App) startAreas(context.Context) (err error) {
+	a.areas, err = areas.New(areas.Deps{Replica: a.replica, Events: a.hub, Logger: a.log}, a.cfg.Areas)
 	return err
 }
 

@@ -6,6 +6,8 @@ import (
 	numgennative "nekoq/numgen/native"
 	numgenrest "nekoq/numgen/rest"
 	"nekoq/services/errs"
+	areasnative "nekoq/warehouse/areas/native"
+	areasrest "nekoq/warehouse/areas/rest"
 	warehousenative "nekoq/warehouse/native"
 	warehouserest "nekoq/warehouse/rest"
 )
@@ -14,6 +16,7 @@ import (
 func (a *App) startHTTP(ctx context.Context) error {
 	if a.kv != nil {
 		warehouserest.Register(a.http, a.kv)
+		areasrest.Register(a.http, a.areas)
 	} else {
 		a.offRoutes("warehouse")
 	}
@@ -38,6 +41,7 @@ func (a *App) offRoutes(service string) {
 func (a *App) startNative(ctx context.Context) error {
 	if a.kv != nil {
 		warehousenative.Register(a.mux, a.kv, a.auth)
+		areasnative.Register(a.mux, a.areas, a.auth)
 	}
 	if a.numgen != nil {
 		numgennative.Register(a.mux, a.numgen, a.auth)

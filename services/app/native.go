@@ -7,12 +7,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"nekoq/services/errs"
 	"nekoq/services/wire"
+	"nekoq/services/wire/wiremetrics"
 )
 
 // nativeDoor is the door of the Go client: a port, in-process connections, or both.
@@ -32,9 +30,11 @@ func (a *App) newNativeDoor() *nativeDoor {
 	if a.deps.InProcess {
 		d.addrSet = ""
 	}
+	m := wiremetrics.New(a.tele.Registry, "native")
 	d.server = wire.NewServer(a.mux, wire.ServerOptions{
-		Door: "native", Limits: a.cfg.Native.Limits, Hello: a.hello, After: nativeMetrics(a.tele.Registry), Logger: a.log,
+		Door: "native", Limits: a.cfg.Native.Limits, Hello: a.hello, After: m.After, Logger: a.log,
 	})
+	m.Connections(d.server.Conns)
 	return d
 }
 
@@ -98,31 +98,4 @@ func (d *nativeDoor) drain(ctx context.Context) error {
 func (d *nativeDoor) stop(context.Context) error {
 	d.wg.Wait()
 	return nil
-}
-
-// nativeMetrics counts the requests of the native door by method and outcome.
-func nativeMetrics(reg prometheus.Registerer) func(wire.Result) {
-	type counters struct {
-		ok      prometheus.Counter
-		latency prometheus.Observer
-	}
-	requests := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nekoq_native_requests_total", Help: "Requests of the native door by method and code (ok, or the error's)."}, []string{"method", "code"})
-	latency := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "nekoq_native_request_seconds", Help: "Time to answer a request of the native door.", Buckets: prometheus.ExponentialBuckets(20e-6, 2.5, 14)}, []string{"method"})
-	reg.MustRegister(requests, latency)
-	var known sync.Map // method name → *counters, so that a request formats no labels
-	return func(r wire.Result) {
-		v, ok := known.Load(r.Name)
-		if !ok {
-			v, _ = known.LoadOrStore(r.Name, &counters{ok: requests.WithLabelValues(r.Name, "ok"), latency: latency.WithLabelValues(r.Name)})
-		}
-		c := v.(*counters)
-		if r.Code == "" {
-			c.ok.Inc()
-		} else {
-			requests.WithLabelValues(r.Name, string(r.Code)).Inc()
-		}
-		if !r.Stream {
-			c.latency.Observe(float64(r.Duration) / float64(time.Second))
-		}
-	}
 }

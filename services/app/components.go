@@ -257,7 +257,8 @@ func (a *App) stopConsensus(ctx context.Context) error {
 	if a.local != nil {
 		return a.local.Shutdown(ctx)
 	}
-	return errors.Join(a.raft.Shutdown(ctx), a.peers.Stop(ctx))
+	// The port drains first: a node that is still being formed must not start Raft now.
+	return errors.Join(a.peers.Drain(ctx), a.raft.Shutdown(ctx), a.peers.Stop(ctx))
 }
 
 func (a *App) consensusReady(ctx context.Context) error {

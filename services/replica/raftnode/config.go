@@ -45,7 +45,7 @@ func DefaultConfig() Config {
 		ElectionTimeout:    time.Second,
 		LeaderLease:        500 * time.Millisecond,
 		CommitTimeout:      4 * time.Millisecond,
-		MaxAppendEntries:   512,
+		MaxAppendEntries:   128,
 		MaxAppendBytes:     4 << 20,
 		MaxInflight:        4,
 		MaxPending:         16384,

@@ -55,6 +55,21 @@ func (f *fsm) untrack(entry []byte) {
 	f.mu.Unlock()
 }
 
+// abandon answers what is on its way after raft has stopped.
+func (f *fsm) abandon() {
+	f.halted.Store(true)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, fl := range f.inflight {
+		if fl.answered.Swap(true) {
+			continue
+		}
+		for _, p := range fl.batch {
+			p.Finish(replica.Result{}, group.Unknown(raft.ErrRaftShutdown))
+		}
+	}
+}
+
 // ApplyBatch is raft.BatchingFSM.
 func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	out := make([]any, len(logs))

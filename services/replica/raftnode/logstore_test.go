@@ -498,7 +498,7 @@ func TestHeartbeatsTakeTheNormalPath(t *testing.T) {
 		rpc := <-b.Consumer()
 		rpc.Respond(&raft.AppendEntriesResponse{Term: 9, Success: true}, nil)
 	})
-	req := &raft.AppendEntriesRequest{Term: 9, Leader: []byte("a"), RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte("a"), Addr: []byte("a")}}
+	req := &raft.AppendEntriesRequest{Term: 9, RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte("a"), Addr: []byte("a")}}
 	var resp raft.AppendEntriesResponse
 	require.NoError(t, a.AppendEntries("b", raft.ServerAddress(addr), req, &resp))
 	require.True(t, resp.Success)

@@ -10,6 +10,9 @@ import (
 	"nekoq/services/errs"
 )
 
+// stopGrace is how long the node's goroutines get after Raft has stopped.
+const stopGrace = 3 * time.Second
+
 // Shutdown hands leadership over, waits for the leader loops and for what is on
 // its way, and stops. What waits and was not sent gets shutting_down. The machine
 // is the caller's to close.
@@ -40,8 +43,14 @@ func (n *Node) Shutdown(ctx context.Context) error {
 					n.log.Warn("stopping Raft", "error", err)
 				}
 			}
-			n.workers.Wait()
-			n.helpers.Wait()
+			// raft may forget an entry or a barrier that was between its loops when it
+			// stopped; whoever waits for one is answered here.
+			n.fsm.abandon()
+			late, cancel := context.WithTimeout(context.Background(), stopGrace)
+			defer cancel()
+			if waitGroup(late, &n.workers) != nil || waitGroup(late, &n.helpers) != nil {
+				n.log.Warn("a goroutine still waits for Raft, which has stopped")
+			}
 			n.closeFiles()
 			close(n.closed)
 		}()

@@ -117,8 +117,7 @@ func (q *Queue) Do(ctx context.Context, cmd *command.Command) (res replica.Resul
 		return res, false, errs.From(ctx.Err())
 	}
 	// The entry may still be read from the caller's memory.
-	p.taker.encode.Lock()
-	p.taker.encode.Unlock() //nolint:staticcheck // waiting is the purpose
+	p.taker.wait()
 	select {
 	case <-p.done:
 		return p.outcome()
@@ -197,6 +196,12 @@ func (q *Queue) FailWaiting(err error) {
 type Taker struct {
 	encode sync.Mutex // held while commands are read into an entry
 	cmds   []command.Command
+}
+
+// wait returns when no command is being read.
+func (t *Taker) wait() {
+	t.encode.Lock()
+	defer t.encode.Unlock()
 }
 
 // Take waits for commands, and returns what waits up to the limits of an entry,

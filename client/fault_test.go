@@ -342,3 +342,34 @@ func BenchmarkClient(b *testing.B) {
 		}
 	}
 }
+
+// The first attempt is carried out and its answer lost; the second is refused by
+// a server that has not asked the state. The caller must not be told that
+// nothing was done.
+func TestARefusedRetrySaysNothingOfTheFirstAttempt(t *testing.T) {
+	for _, code := range []errs.Code{errs.TooManyRequests, errs.StorageFull, errs.ServiceOff} {
+		f := newFakeCluster()
+		a, b := newFakeNode(t, f, "a"), newFakeNode(t, f, "b")
+		c := connect(t, Config{}, a, b)
+		_, err := c.write(t.Context(), mWrite, []byte("first"))
+		require.NoError(t, err)
+		var attempts atomic.Int64
+		for _, n := range []*fakeNode{a, b} {
+			set(&n.before, func(m wire.Method) error {
+				if m == mWrite && attempts.Add(1) == 2 {
+					return errs.New(code, "refused at the door")
+				}
+				return nil
+			})
+			set(&n.after, func(m wire.Method) error {
+				if m == mWrite {
+					n.breakConns()
+				}
+				return nil
+			})
+		}
+		_, err = c.write(t.Context(), mWrite, []byte("second"))
+		require.True(t, errs.Has(err, errs.OutcomeUnknown), "%s: %v", code, err)
+		require.Len(t, f.writes(), 2)
+	}
+}

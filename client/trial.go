@@ -115,6 +115,16 @@ func tryElsewhere(code errs.Code) bool {
 	return false
 }
 
+// beforeState: a server that answers so has not asked the state, which knows
+// the request ids. So it says nothing about an earlier attempt of the same write.
+func beforeState(code errs.Code) bool {
+	switch code {
+	case errs.TooManyRequests, errs.StorageFull, errs.Canceled, errs.Unauthenticated, errs.Forbidden, errs.ServiceOff, errs.Internal:
+		return true
+	}
+	return tryElsewhere(code)
+}
+
 // wait pauses before the next attempt, unless an endpoint is there that this
 // request has not tried. The error ends the trial.
 func (t *trial) wait(ctx context.Context, none bool) error {
@@ -169,7 +179,7 @@ func (t *trial) explain(ctx context.Context, err error) error {
 		err = errClosed
 	}
 	timeUp := err == errDeadline || errors.Is(err, context.DeadlineExceeded) || errs.Has(err, errs.DeadlineExceeded)
-	if t.write && t.doubt && (timeUp || tryElsewhere(errs.CodeOf(err))) {
+	if t.write && t.doubt && (timeUp || beforeState(errs.CodeOf(err))) {
 		return errs.New(errs.OutcomeUnknown,
 			"the write was sent, and no answer came%s; it may have taken effect", t.failed.told(": ")).Wrap(t.cause(err))
 	}

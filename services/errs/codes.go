@@ -49,6 +49,10 @@ const (
 	WatcherTooSlow    Code = "watcher_too_slow"
 	ProtocolViolation Code = "protocol_violation"
 	WatchReset        Code = "watch_reset"
+	DuplicateKey      Code = "duplicate_key"
+	QuotaExceeded     Code = "quota_exceeded"
+	TooManyOps        Code = "too_many_operations"
+	NotLeader         Code = "not_leader"
 )
 
 // Info is one row of the table of codes.
@@ -99,6 +103,10 @@ var Table = []Info{
 	{WatcherTooSlow, 429, true, "The watcher fell behind further than the server keeps; resume from the last revision seen."},
 	{ProtocolViolation, 400, false, "The peer did not speak the protocol."},
 	{WatchReset, 503, true, "The state was replaced by a snapshot; read anew and watch from there."},
+	{DuplicateKey, 400, false, "A transaction writes the same key twice."},
+	{QuotaExceeded, 507, false, "A quota of a prefix, or the limit of the whole store, is used up; the message names it. Deletes and compaction go on."},
+	{TooManyOps, 400, false, "A transaction has more operations than the limit."},
+	{NotLeader, 409, false, "The lock or election is not held by who asks."},
 }
 
 var byCode = func() map[Code]Info {

@@ -150,6 +150,11 @@ type WatchRequest struct {
 	After uint64
 	Now   bool
 	Prev  bool // with each change, the version before it (where compaction left it)
+	// From: the changes from this revision on, which may lie ahead of the store:
+	// then what comes before is left out. It excludes After and Now.
+	From uint64
+	// NoPut and NoDelete leave events of one kind out.
+	NoPut, NoDelete bool
 }
 
 // EventKind says what happened to a key.

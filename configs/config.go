@@ -22,6 +22,7 @@ import (
 	"nekoq/services/telemetry"
 	"nekoq/services/wire"
 	"nekoq/warehouse"
+	"nekoq/warehouse/areas"
 )
 
 // The modes.
@@ -45,6 +46,7 @@ type Config struct {
 	Lease       lease.Config     `koanf:"lease" doc:"Leases: how the leader ends what has run out."`
 	Numgen      numgen.Config    `koanf:"numgen" doc:"Ids."`
 	Warehouse   warehouse.Config `koanf:"warehouse" doc:"Keys and values."`
+	Areas       areas.Config     `koanf:"areas" doc:"The tree of areas. Part of the service warehouse."`
 	Auth        Auth             `koanf:"auth" doc:"Who may do what."`
 	Telemetry   telemetry.Config `koanf:"telemetry" doc:"Log and traces of this process."`
 }
@@ -97,6 +99,7 @@ func Default() Config {
 		Lease:       lease.DefaultConfig(),
 		Numgen:      numgen.DefaultConfig(),
 		Warehouse:   warehouse.DefaultConfig(),
+		Areas:       areas.DefaultConfig(),
 		Telemetry:   telemetry.DefaultConfig(),
 	}
 }

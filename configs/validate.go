@@ -37,6 +37,7 @@ func (c *Config) mistakes() []error {
 	section("lease", c.Lease.Validate())
 	section("numgen", c.Numgen.Validate())
 	section("warehouse", c.Warehouse.Validate())
+	section("areas", c.Areas.Validate())
 	section("telemetry", c.Telemetry.Validate())
 	if !isAddress(c.Native.Listen) {
 		out = append(out, errs.Invalid("native.listen", c.Native.Listen, "host:port, such as 127.0.0.1:9313"))

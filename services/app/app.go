@@ -166,6 +166,9 @@ func (a *App) HTTP() *httpapi.Server { return a.http }
 // Replica is the node's replica, for tests; nil before Start.
 func (a *App) Replica() replica.Replica { return a.replica }
 
+// Areas is the node's tree of areas, for tests; nil before Start or when warehouse is off.
+func (a *App) Areas() *areas.Service { return a.areas }
+
 // Machine is the node's state machine, for tests; nil before Start.
 func (a *App) Machine() *state.Machine { return a.machine }
 

@@ -19,6 +19,7 @@ import (
 type Backend interface {
 	IDs
 	Keys
+	Places
 	Cluster
 	Close() error
 }

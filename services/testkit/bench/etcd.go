@@ -24,7 +24,7 @@ type etcdSide struct {
 	clients []*clientv3.Client
 }
 
-func startEtcd(ctx context.Context, bin string, nodes int) (*etcdSide, error) {
+func startEtcd(ctx context.Context, bin string, conns, nodes int) (*etcdSide, error) {
 	dir, err := os.MkdirTemp("", "bench-etcd-")
 	if err != nil {
 		return nil, err
@@ -52,8 +52,7 @@ func startEtcd(ctx context.Context, bin string, nodes int) (*etcdSide, error) {
 		s.close()
 		return nil, err
 	}
-	// Sixteen connections: with one, etcd's client is the limit from 64 clients up.
-	for range 16 {
+	for range conns {
 		c, err := clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
 		if err != nil {
 			s.close()
@@ -112,6 +111,13 @@ func (s *etcdSide) get(ctx context.Context, worker int, key string) error {
 		return fmt.Errorf("key %q: %d values", key, len(r.Kvs))
 	}
 	return err
+}
+
+func (s *etcdSide) cpu() (sum time.Duration) {
+	for _, p := range s.procs {
+		sum += p.CPU()
+	}
+	return sum
 }
 
 func (s *etcdSide) memory() (rss, anon int64) { return s.procs[0].Memory() }

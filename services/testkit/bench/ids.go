@@ -47,11 +47,11 @@ func (s *settings) idsNodes(ctx context.Context, nodes int) error {
 	fmt.Fprintln(w, "kind\tone at a time, ids/s\tp99\tby 1,000, ids/s\tin process, by 10,000, one core, ids/s")
 	for _, k := range idKinds {
 		name := "bench-" + k.String()
-		one, err := load(ctx, 64, s.duration, func(ctx context.Context, _, _ int) error { _, err := g.Next(ctx, name); return err })
+		one, err := load(ctx, 64, s.duration, func(ctx context.Context, _, _ int) error { _, err := g.Next(ctx, name); return err }, neko.cpu)
 		if err != nil {
 			return fmt.Errorf("%s: %w", k, err)
 		}
-		thousand, err := load(ctx, 64, s.duration, func(ctx context.Context, _, _ int) error { _, _, err := g.Packed(ctx, name, 1000); return err })
+		thousand, err := load(ctx, 64, s.duration, func(ctx context.Context, _, _ int) error { _, _, err := g.Packed(ctx, name, 1000); return err }, neko.cpu)
 		if err != nil {
 			return fmt.Errorf("%s by 1,000: %w", k, err)
 		}
@@ -103,7 +103,7 @@ func (s *settings) printEntrySize(ctx context.Context, neko *nekoqSide) error {
 	}
 	_, err = load(ctx, 256, s.duration, func(ctx context.Context, worker, n int) error {
 		return neko.put(ctx, key(worker, n), []byte("entry"))
-	})
+	}, nil)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -17,13 +18,31 @@ type run struct {
 	ops      int
 	took     time.Duration
 	p50, p99 time.Duration
+	// Processor time of the servers and of this process, which is all clients.
+	server, client time.Duration
 }
 
 func (r run) rate() float64 { return float64(r.ops) / r.took.Seconds() }
 
+// each is processor time per operation in microseconds.
+func (r run) each(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 / float64(r.ops) }
+
+// ownCPU is the processor time that this process has used.
+func ownCPU() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 // load drives clients goroutines for d, after a warm-up of d/4 that is not
-// counted. Any error ends it: a benchmark with failures is no benchmark.
-func load(ctx context.Context, clients int, d time.Duration, f op) (run, error) {
+// counted. Any error ends it: a benchmark with failures is no benchmark. serverCPU
+// gives the processor time of the servers so far; nil for none.
+func load(ctx context.Context, clients int, d time.Duration, f op, serverCPU func() time.Duration) (run, error) {
+	if serverCPU == nil {
+		serverCPU = func() time.Duration { return 0 }
+	}
 	ctx, cancel := context.WithTimeout(ctx, d+d/4+30*time.Second)
 	defer cancel()
 	var (
@@ -54,17 +73,19 @@ func load(ctx context.Context, clients int, d time.Duration, f op) (run, error) 
 		})
 	}
 	pause(ctx, d/4)
+	server, client := serverCPU(), ownCPU()
 	counting.Store(true)
 	start := time.Now()
 	pause(ctx, d)
 	counting.Store(false)
 	took := time.Since(start)
+	server, client = serverCPU()-server, ownCPU()-client
 	stop.Store(true)
 	wg.Wait()
 	if err := failed.Load(); err != nil {
 		return run{}, *err
 	}
-	r := run{took: took}
+	r := run{took: took, server: server, client: client}
 	var all []time.Duration
 	for w := range clients {
 		r.ops += ops[w]

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -35,6 +36,9 @@ type settings struct {
 	keys     int
 	etcd     string
 	nekoq    string
+	only     string
+	set      []string
+	etcdConn int
 	profile  string
 	dir      string
 }
@@ -68,10 +72,19 @@ func parse() (*settings, error) {
 	flag.IntVar(&s.rounds, "rounds", 3, "runs a side; the median counts (at most 15)")
 	flag.IntVar(&s.keys, "keys", 1_000_000, "keys of the memory and restart part")
 	flag.StringVar(&s.nekoq, "nekoq", "", "a built nekoq binary; built anew when empty")
-	flag.StringVar(&s.profile, "profile", "", "write a CPU profile of NekoQ's first node under load to this file")
+	flag.StringVar(&s.only, "only", "", "run one side only: nekoq, etcd or gin")
+	flag.IntVar(&s.etcdConn, "etcd-connections", 16, "connections of etcd's client (1 to 256)")
+	flag.Func("set", "key=value for every NekoQ node, such as cluster.log_store=bolt; may be repeated", func(v string) error {
+		s.set = append(s.set, v)
+		return nil
+	})
+	flag.StringVar(&s.profile, "profile", "", "write a CPU profile of this process, the load generator, to this file")
 	flag.Parse()
 	if s.duration < 100*time.Millisecond || s.duration > 30*time.Second || s.rounds < 1 || s.rounds > 15 {
 		return nil, fmt.Errorf("-duration must be 100ms to 30s and -rounds 1 to 15")
+	}
+	if s.etcdConn < 1 || s.etcdConn > 256 {
+		return nil, fmt.Errorf("-etcd-connections must be 1 to 256")
 	}
 	for _, list := range []struct {
 		text string
@@ -113,7 +126,19 @@ func (s *settings) all(ctx context.Context) error {
 		return err
 	}
 	first, _, _ := strings.Cut(string(version), "\n")
-	fmt.Printf("# peers: %s, gin bare handler; %s a run, %d runs a side, alternating; ratios of medians\n", first, s.duration, s.rounds)
+	fmt.Printf("Peers: %s with %d client connections, gin bare handler; %s a run, %d runs a side, alternating; ratios of medians.\n%s\nLoad average at the start: %s\n",
+		first, s.etcdConn, s.duration, s.rounds, legend, loadAverage())
+	if s.profile != "" {
+		f, err := os.Create(s.profile)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
 	for _, part := range []struct {
 		name string
 		run  func(context.Context) error
@@ -128,35 +153,63 @@ func (s *settings) all(ctx context.Context) error {
 	return nil
 }
 
+// loadAverage tells how busy the machine is with other work.
+func loadAverage() string {
+	b, _ := os.ReadFile("/proc/loadavg")
+	return strings.TrimSpace(string(b))
+}
+
 // side is one of two things compared.
 type side struct {
 	name string
 	op   op
+	cpu  func() time.Duration // of its servers
+}
+
+const (
+	rowFormat = "| %-29s | %7s | %-5s | %8s | %9s | %9s | %9s | %9s | %5s |\n"
+	legend    = "µs/op: processor time of all servers and of the load generator for each operation, which other work on the machine does not change."
+)
+
+// head prints the head of a comparison, in Markdown.
+func head(title string) {
+	fmt.Printf("\n## %s\n\n", title)
+	fmt.Printf(rowFormat, "operation", "clients", "side", "ops/s", "p50", "p99", "server µs", "client µs", "ratio")
+	fmt.Println("|---|---|---|---|---|---|---|---|---|")
 }
 
 // compare runs the sides in turn and prints their medians and the ratio of the
 // first to the second.
-func (s *settings) compare(ctx context.Context, w *tabwriter.Writer, what string, clients int, a, b side) error {
+func (s *settings) compare(ctx context.Context, what string, clients int, a, b side) error {
 	var ra, rb []run
 	for range s.rounds {
 		for _, x := range []struct {
 			side side
 			to   *[]run
 		}{{a, &ra}, {b, &rb}} {
-			r, err := load(ctx, clients, s.duration, x.side.op)
+			if s.only != "" && s.only != x.side.name {
+				continue
+			}
+			r, err := load(ctx, clients, s.duration, x.side.op, x.side.cpu)
 			if err != nil {
 				return fmt.Errorf("%s, %d clients, %s: %w", what, clients, x.side.name, err)
 			}
 			*x.to = append(*x.to, r)
 		}
 	}
-	ma, mb := median(ra), median(rb)
-	fmt.Fprintf(
-		w, "%s\t%d\t%s %.0f/s\tp50 %v p99 %v\t%s %.0f/s\tp50 %v p99 %v\t%.2f\n", what, clients,
-		a.name, ma.rate(), ma.p50.Round(time.Microsecond), ma.p99.Round(time.Microsecond),
-		b.name, mb.rate(), mb.p50.Round(time.Microsecond), mb.p99.Round(time.Microsecond), ma.rate()/mb.rate(),
-	)
-	return w.Flush()
+	for i, rs := range [][]run{ra, rb} {
+		if len(rs) == 0 {
+			continue
+		}
+		m, ratio := median(rs), ""
+		if i == 1 && len(ra) > 0 {
+			ratio = fmt.Sprintf("%.2f", median(ra).rate()/m.rate())
+		}
+		fmt.Printf(rowFormat, what, strconv.Itoa(clients), []side{a, b}[i].name, fmt.Sprintf("%.0f", m.rate()),
+			m.p50.Round(time.Microsecond), m.p99.Round(time.Microsecond),
+			fmt.Sprintf("%.1f", m.each(m.server)), fmt.Sprintf("%.1f", m.each(m.client)), ratio)
+	}
+	return nil
 }
 
 func table() *tabwriter.Writer { return tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0) }
@@ -175,5 +228,5 @@ func (s *settings) cluster(ctx context.Context, name string, nodes int) (*nekoqS
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	return startNekoq(ctx, process.Options{Bin: s.nekoq, Dir: dir, Nodes: nodes})
+	return startNekoq(ctx, process.Options{Bin: s.nekoq, Dir: dir, Nodes: nodes, Set: s.set})
 }

@@ -74,6 +74,13 @@ func (s *nekoqSide) get(ctx context.Context, key string) error {
 	return err
 }
 
+func (s *nekoqSide) cpu() (sum time.Duration) {
+	for _, n := range s.nodes {
+		sum += n.CPU()
+	}
+	return sum
+}
+
 func (s *nekoqSide) httpAddrs() []string {
 	var out []string
 	for _, n := range s.nodes {

@@ -31,18 +31,16 @@ func (s *settings) kvNodes(ctx context.Context, nodes int, value []byte) error {
 		return err
 	}
 	defer neko.close()
-	etcd, err := startEtcd(ctx, s.etcd, nodes)
+	etcd, err := startEtcd(ctx, s.etcd, s.etcdConn, nodes)
 	if err != nil {
 		return err
 	}
 	defer etcd.close()
-	fmt.Printf("\n## keys, %d node(s), 256 B values; NekoQ: raft log synced on a majority before the answer; etcd: write-ahead log synced on a majority before the answer\n", nodes)
-	w := table()
-	fmt.Fprintln(w, "operation\tclients\tNekoQ\t\tpeer\t\tratio")
+	head(fmt.Sprintf("keys, %d node(s), 256 B values; NekoQ: Raft log synced on a majority before the answer; etcd: write-ahead log synced on a majority before the answer", nodes))
 	for _, clients := range s.clients {
-		err := s.compare(ctx, w, "put, Go client", clients,
-			side{"nekoq", func(ctx context.Context, worker, n int) error { return neko.put(ctx, key(worker, n), value) }},
-			side{"etcd", func(ctx context.Context, worker, n int) error { return etcd.put(ctx, worker, key(worker, n), value) }})
+		err := s.compare(ctx, "put, Go client", clients,
+			side{"nekoq", func(ctx context.Context, worker, n int) error { return neko.put(ctx, key(worker, n), value) }, neko.cpu},
+			side{"etcd", func(ctx context.Context, worker, n int) error { return etcd.put(ctx, worker, key(worker, n), value) }, etcd.cpu})
 		if err != nil {
 			return err
 		}
@@ -62,9 +60,9 @@ func (s *settings) kvNodes(ctx context.Context, nodes int, value []byte) error {
 		}
 	}
 	for _, clients := range s.clients {
-		err := s.compare(ctx, w, "linearizable get, Go client", clients,
-			side{"nekoq", func(ctx context.Context, worker, n int) error { return neko.get(ctx, key(worker, n)) }},
-			side{"etcd", func(ctx context.Context, worker, n int) error { return etcd.get(ctx, worker, key(worker, n)) }})
+		err := s.compare(ctx, "linearizable get, Go client", clients,
+			side{"nekoq", func(ctx context.Context, worker, n int) error { return neko.get(ctx, key(worker, n)) }, neko.cpu},
+			side{"etcd", func(ctx context.Context, worker, n int) error { return etcd.get(ctx, worker, key(worker, n)) }, etcd.cpu})
 		if err != nil {
 			return err
 		}
@@ -74,17 +72,17 @@ func (s *settings) kvNodes(ctx context.Context, nodes int, value []byte) error {
 		if err != nil {
 			return err
 		}
-		err = s.compare(ctx, w, "put, REST", clients,
+		err = s.compare(ctx, "put, REST", clients,
 			side{"nekoq", func(_ context.Context, worker, n int) error {
 				return conns.do(worker, putRequest("/v1/warehouse/kv/"+key(worker, n), value))
-			}},
-			side{"etcd", func(ctx context.Context, worker, n int) error { return etcd.put(ctx, worker, key(worker, n), value) }})
+			}, neko.cpu},
+			side{"etcd", func(ctx context.Context, worker, n int) error { return etcd.put(ctx, worker, key(worker, n), value) }, etcd.cpu})
 		if err == nil {
-			err = s.compare(ctx, w, "linearizable get, REST", clients,
+			err = s.compare(ctx, "linearizable get, REST", clients,
 				side{"nekoq", func(_ context.Context, worker, n int) error {
 					return conns.do(worker, getRequest("/v1/warehouse/kv/"+key(worker, n)+"?raw=true"))
-				}},
-				side{"etcd", func(ctx context.Context, worker, n int) error { return etcd.get(ctx, worker, key(worker, n)) }})
+				}, neko.cpu},
+				side{"etcd", func(ctx context.Context, worker, n int) error { return etcd.get(ctx, worker, key(worker, n)) }, etcd.cpu})
 		}
 		conns.close()
 		if err != nil {
@@ -118,9 +116,7 @@ func (s *settings) rest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("\n## REST beside a bare gin handler (one node; reads, nothing synced)")
-	w := table()
-	fmt.Fprintln(w, "operation\tclients\tNekoQ\t\tpeer\t\tratio")
+	head("REST beside a bare gin handler (one node; reads, nothing synced)")
 	for _, clients := range s.clients {
 		a, err := newHTTPConns(neko.httpAddrs(), clients)
 		if err != nil {
@@ -134,11 +130,11 @@ func (s *settings) rest(ctx context.Context) error {
 			r := getRequest(path)
 			return func(_ context.Context, worker, _ int) error { return h.do(worker, r) }
 		}
-		err = s.compare(ctx, w, "GET key, raw", clients,
-			side{"nekoq", requests(a, "/v1/warehouse/kv/bench?raw=true")}, side{"gin", requests(b, "/kv/bench")})
+		err = s.compare(ctx, "GET key, raw", clients,
+			side{"nekoq", requests(a, "/v1/warehouse/kv/bench?raw=true"), neko.cpu}, side{"gin", requests(b, "/kv/bench"), gin.CPU})
 		if err == nil {
-			err = s.compare(ctx, w, "GET one id128", clients,
-				side{"nekoq", requests(a, "/v1/numgen/bench/1")}, side{"gin", requests(b, "/id/bench/1")})
+			err = s.compare(ctx, "GET one id128", clients,
+				side{"nekoq", requests(a, "/v1/numgen/bench/1"), neko.cpu}, side{"gin", requests(b, "/id/bench/1"), gin.CPU})
 		}
 		a.close()
 		b.close()
@@ -179,7 +175,7 @@ func (s *settings) million(ctx context.Context) error {
 		return err
 	}
 	defer neko.close()
-	etcd, err := startEtcd(ctx, s.etcd, 1)
+	etcd, err := startEtcd(ctx, s.etcd, s.etcdConn, 1)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package raftnode_test
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"nekoq/services/replica"
 	"nekoq/services/replica/raftnode"
@@ -20,11 +19,10 @@ func TestConformance(t *testing.T) {
 			conformance.Run(t, func(t *testing.T, before func(replica.Replica)) *conformance.Group {
 				c := cluster.New(t, cluster.Options{
 					Nodes: v.nodes,
-					Config: func(_ string, cfg *raftnode.Config) {
+					Config: func(id string, cfg *raftnode.Config) {
 						cfg.LogStore = v.store
-						if v.nodes > 1 { // no fault is injected, so none may be imagined on a busy machine
-							cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLease = time.Second, time.Second, time.Second
-							cfg.TransportTimeout = 10 * time.Second
+						if v.nodes > 1 {
+							cluster.Calm(id, cfg)
 						}
 					},
 					Before: func(m *cluster.Member) { before(m.Replica) },

@@ -396,7 +396,7 @@ func TestKilledNodesKeepWhatWasAcknowledged(t *testing.T) {
 
 func TestMembership(t *testing.T) {
 	t.Parallel()
-	c := cluster.New(t, cluster.Options{})
+	c := cluster.New(t, cluster.Options{Config: cluster.Calm})
 	ctx := within(t, 30*time.Second)
 	first := c.WaitLeader()
 	for i := range 50 {

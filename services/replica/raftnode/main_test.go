@@ -26,7 +26,7 @@ func within(t *testing.T, d time.Duration) context.Context {
 func TestThreeNodesWriteAndReadAnywhere(t *testing.T) {
 	for _, memory := range []bool{true, false} {
 		t.Run(fmt.Sprintf("memory=%v", memory), func(t *testing.T) {
-			c := cluster.New(t, cluster.Options{Memory: memory})
+			c := cluster.New(t, cluster.Options{Memory: memory, Config: cluster.Calm})
 			ctx := within(t, 20*time.Second)
 			for i, m := range c.Members {
 				want := fmt.Sprintf("v%d", i)
@@ -46,7 +46,8 @@ func TestThreeNodesWriteAndReadAnywhere(t *testing.T) {
 }
 
 func TestCommandsShareEntries(t *testing.T) {
-	c := cluster.New(t, cluster.Options{})
+	t.Parallel()
+	c := cluster.New(t, cluster.Options{Config: cluster.Calm})
 	ctx := within(t, 30*time.Second)
 	l := c.WaitLeader()
 	before, _ := l.Machine.Applied()

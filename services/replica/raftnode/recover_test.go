@@ -24,7 +24,8 @@ func TestFullDiskRefusesWritesAndPasses(t *testing.T) {
 	var free atomic.Int64
 	free.Store(1 << 40)
 	c := cluster.New(t, cluster.Options{
-		Config: func(_ string, cfg *raftnode.Config) {
+		Config: func(id string, cfg *raftnode.Config) {
+			cluster.Calm(id, cfg)
 			cfg.DiskReserveBytes = 1 << 20
 			cfg.DiskCheckInterval = 10 * time.Millisecond
 		},

@@ -86,6 +86,13 @@ func DefaultConfig() raftnode.Config {
 	return c
 }
 
+// Calm is an Options.Config for tests without faults: a busy machine is no reason
+// for an election.
+func Calm(_ string, c *raftnode.Config) {
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLease = time.Second, time.Second, time.Second
+	c.TransportTimeout = 10 * time.Second
+}
+
 // New starts a cluster and waits until it has a leader that serves. It stops with
 // the test.
 func New(tb testing.TB, opts Options) *Cluster {

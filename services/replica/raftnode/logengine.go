@@ -42,9 +42,14 @@ func (e *walEngine) open() (rawLog, error) {
 		return nil, err
 	}
 	meta := &metadb.BoltMetaDB{}
-	w, err := wal.Open(e.dir,
-		wal.WithLogger(e.log), wal.WithMetaStore(meta), wal.WithSegmentSize(int(e.segment)),
-		wal.WithSegmentFiler(&resealFiler{Filer: segment.NewFiler(e.dir, walfs.New())}))
+	filer := segment.NewFiler(e.dir, walfs.New())
+	err := e.finishSeal(meta, filer)
+	var w *wal.WAL
+	if err == nil {
+		w, err = wal.Open(e.dir,
+			wal.WithLogger(e.log), wal.WithMetaStore(meta), wal.WithSegmentSize(int(e.segment)),
+			wal.WithSegmentFiler(&resealFiler{Filer: filer}))
+	}
 	if err != nil {
 		_ = meta.Close()
 		return nil, err

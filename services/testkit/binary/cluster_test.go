@@ -30,6 +30,9 @@ var bin string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
+		if bin = os.Getenv(binVar); bin != "" {
+			return m.Run() // in a mount namespace of its own; see disk_test.go
+		}
 		dir, err := os.MkdirTemp("", "nekoq-binary-")
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -66,6 +69,14 @@ type cluster struct {
 
 func startCluster(t *testing.T, n int, set ...string) *cluster {
 	t.Helper()
+	c := prepareCluster(t, n, set...)
+	c.start()
+	return c
+}
+
+// prepareCluster makes the folder of a cluster and starts nothing.
+func prepareCluster(t *testing.T, n int, set ...string) *cluster {
+	t.Helper()
 	dir := t.TempDir()
 	nodes, err := process.NewNekoq(process.Options{Bin: bin, Dir: dir, Nodes: n, Set: set})
 	require.NoError(t, err)
@@ -81,14 +92,17 @@ func startCluster(t *testing.T, n int, set ...string) *cluster {
 			c.logTails()
 		}
 	})
-	for _, n := range nodes {
-		require.NoError(t, n.Start())
-	}
-	for _, n := range nodes {
-		require.NoError(t, n.Ready(t.Context(), 60*time.Second))
-	}
-	c.c = c.client(process.Endpoints(nodes)...)
 	return c
+}
+
+// start starts all nodes and waits until they serve.
+func (c *cluster) start() {
+	c.t.Helper()
+	for _, n := range c.nodes {
+		require.NoError(c.t, n.Start())
+	}
+	c.allReady()
+	c.c = c.client(process.Endpoints(c.nodes)...)
 }
 
 func (c *cluster) logTails() {

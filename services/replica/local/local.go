@@ -229,7 +229,11 @@ func (r *Replica) View(ctx context.Context, _ replica.Consistency) (*state.View,
 	if err := ctx.Err(); err != nil {
 		return nil, replica.Lag{}, errs.From(err)
 	}
-	return r.machine.View(), replica.Lag{Known: true}, nil
+	v := r.machine.View()
+	if v == nil {
+		return nil, replica.Lag{}, errs.New(errs.ShuttingDown, "the node has stopped")
+	}
+	return v, replica.Lag{Known: true}, nil
 }
 
 // Leader, IsLeader, OnLeader and NodeID are the rest of replica.Replica.

@@ -123,6 +123,16 @@ func TestHaltIsLoud(t *testing.T) {
 	require.Equal(t, errs.Unavailable, errs.CodeOf(err), "%v", err)
 }
 
+func TestViewOfAClosedStateIsRefused(t *testing.T) {
+	m := open(t, filepath.Join(t.TempDir(), "state.db"), state.Volatile, state.Faults{})
+	r := newLocal(t, m, nil)
+	require.NoError(t, m.Close())
+	for _, c := range []replica.Consistency{replica.Linearizable, replica.Stale} {
+		_, _, err := r.View(t.Context(), c)
+		require.True(t, errs.Has(err, errs.ShuttingDown), "%v", err)
+	}
+}
+
 func TestQueueIsBounded(t *testing.T) {
 	gate := make(chan struct{})
 	var once sync.Once

@@ -49,6 +49,8 @@ type logEngine interface {
 //
 // raft's main loop writes; any goroutine reads.
 type logStore struct {
+	first func() error // called when the empty log got entries, before they count
+
 	engine logEngine
 	disk   *diskGuard
 	log    *slog.Logger
@@ -201,6 +203,11 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		return err
 	}
 	s.m.logSync.Observe(time.Since(start).Seconds())
+	if s.last.Load() == 0 && s.first != nil {
+		if err := s.first(); err != nil {
+			return err
+		}
+	}
 	s.last.Store(logs[len(logs)-1].Index)
 	for _, l := range logs {
 		s.cache.put(l)

@@ -170,9 +170,32 @@ func (n *Node) reconcile() error {
 	if first > snapIndex+1 {
 		return corruptLog(n.logs.engine.files(), fmt.Errorf("it begins at %d, but the snapshot ends at %d", first, snapIndex))
 	}
+	if err := n.begun(last > 0, last == 0 && snapIndex == 0); err != nil {
+		return err
+	}
 	at, _ := n.machine.Applied()
 	if ends := max(last, snapIndex, stateIndex); at > ends {
 		return corruptLog(n.logs.engine.files(), fmt.Errorf("it ends at %d, but the state file holds %d: acknowledged entries are missing", ends, at))
+	}
+	return nil
+}
+
+// logBegun is set in the vote file once the log has held an entry: a log whose
+// only segment is damaged from its beginning looks like one that was never written.
+var logBegun = []byte("LogBegun")
+
+// begun keeps the mark, and refuses a log that has lost everything.
+func (n *Node) begun(holds, empty bool) error {
+	mark, err := n.stable.GetUint64(logBegun)
+	if err != nil {
+		return corruptLog(n.stable.path, err)
+	}
+	if mark != 0 && empty {
+		return corruptLog(n.logs.engine.files(), errors.New("it is empty, but this node has written to it"))
+	}
+	n.logs.first = func() error { return n.stable.SetUint64(logBegun, 1) }
+	if holds {
+		return n.logs.first()
 	}
 	return nil
 }

@@ -29,6 +29,9 @@ func (n *Node) View(ctx context.Context, c replica.Consistency) (*state.View, re
 	}
 	if c == replica.Stale {
 		v := n.machine.View()
+		if v == nil {
+			return nil, replica.Lag{}, errClosed()
+		}
 		return v, n.lag(v.Index()), nil
 	}
 	patience := n.patience(ctx)
@@ -38,6 +41,9 @@ func (n *Node) View(ctx context.Context, c replica.Consistency) (*state.View, re
 		err := n.reach(patience.ctx)
 		if err == nil {
 			v := n.machine.View()
+			if v == nil {
+				return nil, replica.Lag{}, errClosed()
+			}
 			return v, replica.Lag{Known: true}, nil
 		}
 		if !retryRead(err) || patience.ctx.Err() != nil {
@@ -48,6 +54,9 @@ func (n *Node) View(ctx context.Context, c replica.Consistency) (*state.View, re
 		}
 	}
 }
+
+// errClosed is the answer of a node whose state is closed already.
+func errClosed() error { return errs.New(errs.ShuttingDown, "the node has stopped") }
 
 // reach returns when this node's view is linearizable.
 func (n *Node) reach(ctx context.Context) error {

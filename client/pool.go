@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -283,6 +284,9 @@ func (ep *endpoint) connect(ctx context.Context) (*wire.Conn, error) {
 	switch code := errs.CodeOf(err); {
 	case err == nil:
 		return conn, nil
+	case errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded):
+		// Taken for example by the HTTP door, which waits for a request; or frozen.
+		return nil, errs.New(errs.Unavailable, "%s: connected, but nothing answered as a native door (native.listen) within %s", ep.addr, cfg.DialTimeout)
 	case ctx.Err() != nil:
 		return nil, ep.unreachable(ctx.Err())
 	case code == errs.Unauthenticated || code == errs.Forbidden || code == errs.Unavailable || code == errs.ShuttingDown:

@@ -69,6 +69,7 @@ type app struct {
 	output    string
 	endpoints []string
 	timeout   time.Duration
+	offline   bool // the command asks no server
 	running   bool // the arguments were understood
 }
 
@@ -172,7 +173,7 @@ func (a *app) report(err error) int {
 	}
 	e := errs.From(err)
 	message := e.Message
-	if e.Code == errs.Unavailable && a.endpoints != nil {
+	if e.Code == errs.Unavailable && !a.offline {
 		message = strings.TrimSuffix(message, "; is `nekoq serve` running?") + "; start one with `nekoq serve`, or name it with --endpoints"
 	}
 	if a.output == "json" {
@@ -181,7 +182,7 @@ func (a *app) report(err error) int {
 		fmt.Fprintf(a.Stderr, "nekoq: %s (%s)\n", message, e.Code)
 	}
 	code := exitCode(e.Code)
-	if a.endpoints == nil && code != exitUsage {
+	if a.offline && code != exitUsage {
 		return exitError // no server was asked: the other codes speak of its answers
 	}
 	return code

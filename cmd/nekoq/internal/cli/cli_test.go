@@ -518,3 +518,20 @@ func TestVersionAndCompletion(t *testing.T) {
 	require.Contains(t, run(t, setup{}, "__complete", "cluster", "transfer", "").out, "n2\tleader, ready")
 	require.NotContains(t, run(t, setup{}, "__complete", "cluster", "join", "").out, "n2")
 }
+
+func TestCompletionAsksTheServersThatAreNamed(t *testing.T) {
+	require.Equal(t, []string{defaultEndpoint}, run(t, setup{}, "__complete", "kv", "get", "").endpoints)
+	r := run(t, setup{environ: []string{"NEKOQ_ENDPOINTS=h1:1,h2:2"}}, "__complete", "kv", "get", "")
+	require.Equal(t, []string{"h1:1", "h2:2"}, r.endpoints)
+	require.Contains(t, run(t, setup{}, "__complete", "kv", "get", "--endpoints", "h3:3", "").endpoints, "h3:3")
+}
+
+func TestEndpointsAreChecked(t *testing.T) {
+	for _, bad := range []string{"", "foo", ":9313", "127.0.0.1:", "127.0.0.1:9313,foo"} {
+		r := run(t, setup{}, "kv", "get", "a", "--endpoints", bad)
+		require.Equal(t, exitUsage, r.code, bad)
+		require.Contains(t, r.errOut, "--endpoints: ", bad)
+		require.Contains(t, r.errOut, "host:port, such as 127.0.0.1:9313", bad)
+		require.Nil(t, r.endpoints)
+	}
+}

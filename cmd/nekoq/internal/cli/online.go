@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"net"
 	"strings"
 	"time"
 
@@ -63,6 +64,8 @@ type Cluster interface {
 // defaultEndpoint is where a LocalSwitch without configuration listens.
 const defaultEndpoint = "127.0.0.1:9313"
 
+const endpointForm = "host:port, such as " + defaultEndpoint + " (NEKOQ_ENDPOINTS sets it too)"
+
 func (a *app) onlineFlags(cmd *cobra.Command) {
 	timeout, err := time.ParseDuration(a.getenv("NEKOQ_TIMEOUT", "5s"))
 	if err != nil {
@@ -77,14 +80,21 @@ func (a *app) onlineFlags(cmd *cobra.Command) {
 // checkOnline looks at the flags of an online command; others have none.
 func (a *app) checkOnline(cmd *cobra.Command) error {
 	if cmd.Flag("endpoints") == nil {
-		a.endpoints = nil
+		a.offline = true
 		return nil
 	}
 	if a.timeout <= 0 {
 		return errs.Invalid("--timeout", a.timeout, "a duration above 0, such as 5s (NEKOQ_TIMEOUT sets it too)")
 	}
+	if len(a.endpoints) == 0 {
+		return errs.Invalid("--endpoints", "", endpointForm)
+	}
 	for i, e := range a.endpoints {
-		a.endpoints[i] = strings.TrimSpace(e)
+		e = strings.TrimSpace(e)
+		if host, port, err := net.SplitHostPort(e); err != nil || host == "" || port == "" {
+			return errs.Invalid("--endpoints", e, endpointForm)
+		}
+		a.endpoints[i] = e
 	}
 	return nil
 }

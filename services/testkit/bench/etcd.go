@@ -120,7 +120,7 @@ func (s *etcdSide) cpu() (sum time.Duration) {
 	return sum
 }
 
-func (s *etcdSide) memory() (rss, anon int64) { return s.procs[0].Memory() }
+func (s *etcdSide) server() *process.Process { return s.procs[0] }
 
 func (s *etcdSide) close() {
 	for _, c := range s.clients {

@@ -38,6 +38,7 @@ type settings struct {
 	nekoq    string
 	only     string
 	set      []string
+	scatter  bool
 	etcdConn int
 	profile  string
 	dir      string
@@ -67,13 +68,14 @@ func parse() (*settings, error) {
 	var s settings
 	clients := flag.String("clients", "1,64,1000", "numbers of concurrent clients")
 	nodes := flag.String("nodes", "1,3", "cluster sizes")
-	parts := flag.String("parts", "kv,rest,ids,start,million", "what to measure")
+	parts := flag.String("parts", "kv,rest,ids,failover,start,million", "what to measure")
 	flag.DurationVar(&s.duration, "duration", 2*time.Second, "counted time of one run (at most 30s)")
 	flag.IntVar(&s.rounds, "rounds", 3, "runs a side; the median counts (at most 15)")
 	flag.IntVar(&s.keys, "keys", 1_000_000, "keys of the memory and restart part")
 	flag.StringVar(&s.nekoq, "nekoq", "", "a built nekoq binary; built anew when empty")
 	flag.StringVar(&s.only, "only", "", "run one side only: nekoq, etcd or gin")
 	flag.IntVar(&s.etcdConn, "etcd-connections", 16, "connections of etcd's client (1 to 256)")
+	flag.BoolVar(&s.scatter, "scatter", false, "put the keys of the memory and restart part in no order")
 	flag.Func("set", "key=value for every NekoQ node, such as cluster.log_store=bolt; may be repeated", func(v string) error {
 		s.set = append(s.set, v)
 		return nil
@@ -142,7 +144,7 @@ func (s *settings) all(ctx context.Context) error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"kv", s.kv}, {"rest", s.rest}, {"ids", s.ids}, {"start", s.startUp}, {"million", s.million}} {
+	}{{"kv", s.kv}, {"rest", s.rest}, {"ids", s.ids}, {"failover", s.failover}, {"start", s.startUp}, {"million", s.million}} {
 		if !s.parts[part.name] {
 			continue
 		}

@@ -100,3 +100,12 @@ func (s *nekoqSide) close() {
 	}
 	_ = os.RemoveAll(s.dir)
 }
+
+// nekoqStore is the side as the million part sees it.
+type nekoqStore struct{ *nekoqSide }
+
+func (s nekoqStore) put(ctx context.Context, _ int, key string, value []byte) error {
+	return s.nekoqSide.put(ctx, key, value)
+}
+
+func (s nekoqStore) server() *process.Process { return s.nodes[0].Process }

@@ -170,42 +170,74 @@ func (s *settings) startUp(ctx context.Context) error {
 
 // million compares memory and restart with many keys.
 func (s *settings) million(ctx context.Context) error {
-	neko, err := s.cluster(ctx, "million", 1)
-	if err != nil {
-		return err
-	}
-	defer neko.close()
-	etcd, err := startEtcd(ctx, s.etcd, s.etcdConn, 1)
-	if err != nil {
-		return err
-	}
-	defer etcd.close()
-	fmt.Printf("\n## %d keys of 256 B, one node, synced as above\n", s.keys)
-	value := bytes.Repeat([]byte("v"), 256)
-	for _, x := range []struct {
-		name    string
-		put     func(ctx context.Context, i int) error
-		memory  func() (int64, int64)
-		restart func(context.Context) (time.Duration, error)
-	}{
-		{"nekoq", func(ctx context.Context, i int) error { return neko.put(ctx, fmt.Sprintf("m/%09d", i), value) }, func() (int64, int64) { return neko.nodes[0].Memory() }, neko.restart},
-		{"etcd", func(ctx context.Context, i int) error { return etcd.put(ctx, i, fmt.Sprintf("m/%09d", i), value) }, etcd.memory, etcd.restart},
-	} {
-		began := time.Now()
-		if err := fill(ctx, 0, s.keys, x.put); err != nil {
-			return err
+	fmt.Printf("\n## %d keys of 256 B, one node, synced as above; memory in MiB resident (of it not backed by files)\n\n", s.keys)
+	format := "| %-5s | %8s | %9s | %6s | %-12s | %-12s | %8s | %-13s |\n"
+	fmt.Printf(format, "side", "puts/s", "server µs", "peak", "after load", "10 s later", "restart", "after restart")
+	fmt.Println("|---|---|---|---|---|---|---|---|")
+	for _, name := range []string{"nekoq", "etcd"} {
+		if s.only != "" && s.only != name {
+			continue
 		}
-		filled := time.Since(began)
-		pause(ctx, 2*time.Second)
-		rss, anon := x.memory()
-		d, err := x.restart(ctx)
+		if err := s.millionOf(ctx, name, format); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// store is what the million part needs of a side.
+type store interface {
+	put(ctx context.Context, worker int, key string, value []byte) error
+	server() *process.Process
+	restart(context.Context) (time.Duration, error)
+	cpu() time.Duration
+	close()
+}
+
+func (s *settings) millionOf(ctx context.Context, name, format string) error {
+	var x store
+	if name == "nekoq" {
+		neko, err := s.cluster(ctx, "million", 1)
 		if err != nil {
 			return err
 		}
-		rss2, anon2 := x.memory()
-		fmt.Printf("%s: filled in %v (%.0f/s); %d MiB resident, %d MiB of it not backed by files; restart to ready %v, then %d MiB resident, %d MiB not backed by files\n",
-			x.name, filled.Round(time.Millisecond), float64(s.keys)/filled.Seconds(), rss>>20, anon>>20, d.Round(time.Millisecond), rss2>>20, anon2>>20)
+		x = nekoqStore{neko}
+	} else {
+		etcd, err := startEtcd(ctx, s.etcd, s.etcdConn, 1)
+		if err != nil {
+			return err
+		}
+		x = etcd
 	}
+	defer x.close()
+	memory := func() string {
+		rss, anon := x.server().Memory()
+		return fmt.Sprintf("%d (%d)", rss>>20, anon>>20)
+	}
+	value := bytes.Repeat([]byte("v"), 256)
+	began, cpu := time.Now(), x.cpu()
+	err := fill(ctx, 0, s.keys, func(ctx context.Context, i int) error {
+		n := i
+		if s.scatter { // a bijection of the numbers below 2^32, so keys come in no order
+			n = int(uint32(i) * 2654435761)
+		}
+		return x.put(ctx, i, fmt.Sprintf("m/%010d", n), value)
+	})
+	if err != nil {
+		return err
+	}
+	filled := time.Since(began)
+	cpu = x.cpu() - cpu
+	peak, loaded := x.server().Peak()>>20, memory()
+	pause(ctx, 10*time.Second)
+	later := memory()
+	d, err := x.restart(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Printf(format, name, fmt.Sprintf("%.0f", float64(s.keys)/filled.Seconds()),
+		fmt.Sprintf("%.1f", float64(cpu.Microseconds())/float64(s.keys)), fmt.Sprint(peak), loaded, later,
+		d.Round(time.Millisecond), memory())
 	return nil
 }
 

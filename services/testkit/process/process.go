@@ -83,6 +83,21 @@ func (p *Process) Memory() (rss, anon int64) {
 	return rss, anon
 }
 
+// Peak gives the most memory that was ever resident, in bytes.
+func (p *Process) Peak() int64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "VmHWM:" {
+			kb, _ := strconv.ParseInt(f[1], 10, 64)
+			return kb << 10
+		}
+	}
+	return 0
+}
+
 // CPU gives the processor time that the process has used.
 func (p *Process) CPU() time.Duration {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))

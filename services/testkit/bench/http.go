@@ -117,10 +117,6 @@ func putRequest(path string, body []byte) []byte {
 	return append(fmt.Appendf(nil, "PUT %s HTTP/1.1\r\nHost: bench\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n", path, len(body)), body...)
 }
 
-func postRequest(path string) []byte {
-	return []byte("POST " + path + " HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n")
-}
-
 // serveGin is the other side of the REST figures: a gin engine without
 // middleware whose one handler writes a value of the given size from memory.
 // The process runs it when asked by the environment.

@@ -96,7 +96,8 @@ func (t *trial) again(ep *endpoint, err error) bool {
 		t.doubt, t.last = true, err
 		return false
 	}
-	if !tryElsewhere(code) {
+	// A node without disk space may be behind; another one can answer a read.
+	if !tryElsewhere(code) && (t.write || code != errs.StorageFull) {
 		return false
 	}
 	t.last = err
@@ -189,7 +190,7 @@ func (t *trial) explain(ctx context.Context, err error) error {
 	if !timeUp {
 		return err
 	}
-	if e := errs.From(t.last); e != nil && e.Code == errs.NoLeader {
+	if e := errs.From(t.last); e != nil && (e.Code == errs.NoLeader || e.Code == errs.StorageFull) {
 		return e
 	}
 	if t.last != nil && len(t.failed.all) == 0 {

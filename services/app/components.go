@@ -196,6 +196,9 @@ func (a *App) startState(context.Context) error {
 	}
 	a.machine = m
 	a.watchFailure(compState, m.Done(), m.Err)
+	if a.process {
+		a.background.Go(a.returnMemory)
+	}
 	return nil
 }
 
@@ -271,7 +274,7 @@ func (a *App) consensusReady(ctx context.Context) error {
 	if leader, _ := a.raft.Leader(); leader == "" {
 		return errs.New(errs.NoLeader, "no leader is known: linearizable reads and writes wait for one; stale reads are served")
 	}
-	return nil
+	return a.raft.Storage()
 }
 
 func (a *App) startLease(context.Context) (err error) {

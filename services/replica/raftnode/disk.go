@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"sync/atomic"
@@ -61,6 +62,36 @@ func (d *diskGuard) run(interval time.Duration, stop <-chan struct{}) {
 			return
 		}
 	}
+}
+
+// Storage is nil, or says with the code storage_full that this node has no space
+// for its log or its state. A follower then falls behind the others.
+func (n *Node) Storage() error {
+	if n.logs.full.Load() {
+		return errStorageFull(nil)
+	}
+	return n.machine.Storage()
+}
+
+// followWait is how long a linearizable read waits for a node that has no space
+// for what it must read.
+const followWait = 500 * time.Millisecond
+
+// follow waits until this node's state has reached index. A node without space
+// may not get there before space returns: the caller is told soon, since another
+// node can answer.
+func (n *Node) follow(ctx context.Context, index uint64) error {
+	if n.Storage() == nil {
+		return n.machine.WaitApplied(ctx, index)
+	}
+	short, cancel := context.WithTimeout(ctx, followWait)
+	defer cancel()
+	err := n.machine.WaitApplied(short, index)
+	full := n.Storage()
+	if err == nil || ctx.Err() != nil || full == nil {
+		return err
+	}
+	return errs.New(errs.StorageFull, "node %s has no disk space and is behind the others; ask another node, or read stale", n.id).Wrap(full)
 }
 
 func errStorageFull(cause error) error {

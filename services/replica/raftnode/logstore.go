@@ -59,7 +59,8 @@ type logStore struct {
 
 	mu     sync.RWMutex // held to reopen raw
 	raw    rawLog
-	broken error // why raw must be reopened before the next write
+	broken error       // why raw must be reopened before the next write
+	full   atomic.Bool // no space for the last write; stays until one succeeds
 
 	last    atomic.Uint64 // last index that is certainly there
 	written atomic.Int64  // bytes of entries since New
@@ -189,6 +190,7 @@ func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{
 // StoreLogs returns when the entries are on the disk.
 func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if s.disk.out.Load() {
+		s.full.Store(true)
 		return errStorageFull(nil)
 	}
 	for _, l := range logs {
@@ -203,6 +205,10 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		return err
 	}
 	s.m.logSync.Observe(time.Since(start).Seconds())
+	if s.full.Load() {
+		s.full.Store(false)
+		s.log.Info("the Raft log is written again", "index", logs[0].Index)
+	}
 	if s.last.Load() == 0 && s.first != nil {
 		if err := s.first(); err != nil {
 			return err
@@ -246,6 +252,7 @@ func (s *logStore) broke(err error) error {
 	// raft-wal only logs a failure to begin a segment; the write after it then
 	// finds the old one sealed.
 	if isNoSpace(err) || errors.Is(err, wal.ErrSealed) {
+		s.full.Store(true)
 		s.disk.look()
 		return errStorageFull(errors.Join(errHalfWritten, err))
 	}
@@ -290,7 +297,6 @@ func (s *logStore) repair() error {
 		return errStorageFull(err)
 	}
 	s.broken = nil
-	s.log.Info("the Raft log is writable again", "last_index", want)
 	return nil
 }
 

@@ -71,7 +71,7 @@ func (n *Node) reach(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return n.machine.WaitApplied(ctx, index)
+	return n.follow(ctx, index)
 }
 
 // retryRead: a read changes nothing, so everything passing is tried again.

@@ -163,6 +163,33 @@ func (c *cluster) readable(n *process.Nekoq, key, value string) {
 	require.Equal(c.t, value, body)
 }
 
+// readableWhileBehind checks a node that has no space for its log: it answers
+// stale reads, says for the others that another node must be asked, and does so
+// soon; a client that knows the others does that by itself.
+func (c *cluster) readableWhileBehind(n *process.Nekoq, key, value string) {
+	c.t.Helper()
+	code, body := call(c.t, n, "GET", "/v1/warehouse/kv/"+key+"?raw=true&consistency=stale", "")
+	require.Equal(c.t, http.StatusOK, code, body)
+	require.Equal(c.t, value, body)
+	began := time.Now()
+	code, body = call(c.t, n, "GET", "/v1/warehouse/kv/"+key, "")
+	require.Equal(c.t, http.StatusInsufficientStorage, code, body)
+	require.Contains(c.t, body, "ask another node, or read stale")
+	require.Less(c.t, time.Since(began), 5*time.Second)
+	code, body = call(c.t, n, "GET", "/readyz", "")
+	require.Equal(c.t, http.StatusServiceUnavailable, code, body)
+	require.Contains(c.t, body, "storage_full")
+	endpoints := []string{n.Native}
+	for _, other := range c.nodes {
+		if other != n {
+			endpoints = append(endpoints, other.Native)
+		}
+	}
+	got, err := c.client(endpoints...).KV().Get(c.t.Context(), key)
+	require.NoError(c.t, err)
+	require.Equal(c.t, value, string(got.Value))
+}
+
 // The disk of LocalSwitch fills up under writes. They are refused with words
 // that name the file, reads go on, and when space returns writes go on in the
 // same process. A server started on the full disk does the same.
@@ -264,8 +291,10 @@ func (c *cluster) oneDiskFull(disk, role string, spare int64) {
 		l.until(t, "writes through the others while "+n.ID+" is full", func(count int) bool { return count > began+200 })
 	}
 	for _, other := range c.nodes {
-		if other != n || disk == "state" && role == "leader" {
+		if other != n || spare > 0 || disk == "state" {
 			c.readable(other, "before", "here")
+		} else {
+			c.readableWhileBehind(n, "before", "here")
 		}
 	}
 	free()

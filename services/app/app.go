@@ -86,6 +86,7 @@ type App struct {
 	local    *local.Replica // nil in Cluster
 	failures map[string]chan error
 
+	process    bool           // the process is this node's alone
 	background sync.WaitGroup // ends with ended
 	ended      chan struct{}
 }
@@ -143,6 +144,7 @@ func (a *App) Start(ctx context.Context) error {
 
 // Run starts the node and runs it until a signal, the end of ctx or a failure.
 func (a *App) Run(ctx context.Context) error {
+	a.process = true
 	a.started = a.clock.Now()
 	a.announce()
 	return lifecycle.RunSignals(ctx, a.graph)

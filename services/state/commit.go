@@ -176,6 +176,7 @@ func (m *Machine) commitBatch(b *batch) error {
 // else halts.
 func (m *Machine) write(b *batch) error {
 	began := time.Now()
+	defer m.trimDuring(m.base.h)()
 	err := m.writeTx(m.base.h.db, b)
 	for errors.Is(err, berrors.ErrMaxSizeReached) && m.mapLimits() {
 		if err = m.remap(); err == nil {
@@ -185,6 +186,7 @@ func (m *Machine) write(b *batch) error {
 	if err == nil {
 		m.metrics.committed(time.Since(began), b.bytes)
 		m.setStorage(nil)
+		m.record(b)
 		return nil
 	}
 	if m.haltedNow() {

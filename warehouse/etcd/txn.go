@@ -1,0 +1,366 @@
+package etcd
+
+import (
+	"bytes"
+	"context"
+	"slices"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/protobuf/proto"
+
+	"nekoq/services/auth"
+	"nekoq/warehouse/api"
+)
+
+// Txn implements etcd's KV.
+func (s *Door) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
+	s.metrics.txns.Inc()
+	if err := checkTxn(r, s.cfg.MaxTxnOps); err != nil {
+		return nil, err
+	}
+	for _, ops := range [...][]*pb.RequestOp{r.Success, r.Failure} {
+		if _, err := checkOverlap(ops); err != nil {
+			return nil, err
+		}
+	}
+	if !readOnly(r) && int64(proto.Size(r)) > s.cfg.MaxRequestBytes {
+		return nil, rpctypes.ErrGRPCRequestTooLarge
+	}
+	x, err := s.access(ctx, !serializable(r))
+	if err != nil {
+		return nil, err
+	}
+	if err := s.mayTxn(ctx, x, r); err != nil {
+		return nil, err
+	}
+	t, err := txnOf(r)
+	if err != nil {
+		return nil, err
+	}
+	res, err := s.store.Txn(as(ctx, x.user), t)
+	if err != nil {
+		return nil, grpcError(ctx, err, missingKey)
+	}
+	if readOnly(r) {
+		if _, err := s.stillMay(ctx, x, func(x access) error { return s.mayTxn(ctx, x, r) }); err != nil {
+			return nil, err
+		}
+	}
+	return txnResponse(s.header(res.Revision), &res), nil
+}
+
+func checkTxn(r *pb.TxnRequest, left int) error {
+	n := max(len(r.GetCompare()), len(r.GetSuccess()), len(r.GetFailure()))
+	if n > left {
+		return rpctypes.ErrGRPCTooManyOps
+	}
+	for _, c := range r.GetCompare() {
+		if len(c.GetKey()) == 0 {
+			return rpctypes.ErrGRPCEmptyKey
+		}
+	}
+	for _, ops := range [...][]*pb.RequestOp{r.GetSuccess(), r.GetFailure()} {
+		for _, op := range ops {
+			if err := checkOp(op, left-n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func checkOp(op *pb.RequestOp, left int) error {
+	switch o := op.GetRequest().(type) {
+	case *pb.RequestOp_RequestRange:
+		return checkRange(o.RequestRange)
+	case *pb.RequestOp_RequestPut:
+		return checkPut(o.RequestPut)
+	case *pb.RequestOp_RequestDeleteRange:
+		if len(o.RequestDeleteRange.GetKey()) == 0 {
+			return rpctypes.ErrGRPCEmptyKey
+		}
+		return nil
+	case *pb.RequestOp_RequestTxn:
+		return checkTxn(o.RequestTxn, left)
+	}
+	return rpctypes.ErrGRPCKeyNotFound
+}
+
+// written is what one list of operations writes: keys put, and spans deleted.
+type written struct {
+	puts map[string]struct{}
+	dels []api.Span
+}
+
+// checkOverlap refuses a key that is put twice, or put and deleted. The two branches
+// of one nested transaction exclude each other, so they may put the same key.
+func checkOverlap(ops []*pb.RequestOp) (written, error) {
+	if n := len(ops); n == 0 || n == 1 && ops[0].GetRequestTxn() == nil && ops[0].GetRequestPut() == nil && ops[0].GetRequestDeleteRange() == nil {
+		return written{}, nil
+	}
+	w := written{puts: map[string]struct{}{}}
+	for _, op := range ops {
+		if d := op.GetRequestDeleteRange(); d != nil {
+			w.dels = append(w.dels, api.Span{Key: d.Key, End: d.RangeEnd})
+		}
+	}
+	for _, op := range ops {
+		if t := op.GetRequestTxn(); t != nil {
+			if err := w.nested(t); err != nil {
+				return w, err
+			}
+		}
+	}
+	deleted := newCover(w.dels)
+	for _, op := range ops {
+		if p := op.GetRequestPut(); p != nil {
+			if err := w.put(string(p.Key), deleted); err != nil {
+				return w, err
+			}
+		}
+	}
+	return w, nil
+}
+
+func (w *written) put(key string, deleted cover) error {
+	if _, twice := w.puts[key]; twice || deleted.has([]byte(key)) {
+		return rpctypes.ErrGRPCDuplicateKey
+	}
+	w.puts[key] = struct{}{}
+	return nil
+}
+
+func (w *written) nested(t *pb.TxnRequest) error {
+	yes, err := checkOverlap(t.Success)
+	if err != nil {
+		return err
+	}
+	no, err := checkOverlap(t.Failure)
+	if err != nil {
+		return err
+	}
+	deleted := newCover(w.dels)
+	for k := range yes.puts {
+		if err := w.put(k, deleted); err != nil {
+			return err
+		}
+	}
+	for k := range no.puts {
+		if _, both := yes.puts[k]; both {
+			continue
+		}
+		if err := w.put(k, deleted); err != nil {
+			return err
+		}
+	}
+	w.dels = append(append(w.dels, yes.dels...), no.dels...)
+	return nil
+}
+
+// cover is a set of spans, sorted and merged, so that a look-up costs a binary
+// search however many deletes a transaction has.
+type cover []bounds
+
+type bounds struct{ start, end []byte } // end nil is no bound
+
+func newCover(spans []api.Span) cover {
+	if len(spans) == 0 {
+		return nil
+	}
+	all := make([]bounds, 0, len(spans))
+	for _, s := range spans {
+		start, end := s.Bounds()
+		all = append(all, bounds{start, end})
+	}
+	slices.SortFunc(all, func(a, b bounds) int { return bytes.Compare(a.start, b.start) })
+	out := all[:1]
+	for _, b := range all[1:] {
+		last := &out[len(out)-1]
+		switch {
+		case last.end == nil:
+			return out
+		case bytes.Compare(b.start, last.end) > 0:
+			out = append(out, b)
+		case b.end == nil || bytes.Compare(b.end, last.end) > 0:
+			last.end = b.end
+		}
+	}
+	return out
+}
+
+func (c cover) has(key []byte) bool {
+	at, exact := slices.BinarySearchFunc(c, key, func(b bounds, k []byte) int { return bytes.Compare(b.start, k) })
+	if !exact {
+		at--
+	}
+	return at >= 0 && (c[at].end == nil || bytes.Compare(key, c[at].end) < 0)
+}
+
+func readOnly(r *pb.TxnRequest) bool {
+	return everyOp(r, func(op *pb.RequestOp) bool { return op.GetRequestPut() == nil && op.GetRequestDeleteRange() == nil })
+}
+
+func serializable(r *pb.TxnRequest) bool {
+	return everyOp(r, func(op *pb.RequestOp) bool { return op.GetRequestRange().GetSerializable() })
+}
+
+// everyOp tells whether ok holds for every operation that is not a transaction.
+func everyOp(r *pb.TxnRequest, ok func(op *pb.RequestOp) bool) bool {
+	for _, ops := range [...][]*pb.RequestOp{r.GetSuccess(), r.GetFailure()} {
+		for _, op := range ops {
+			if t := op.GetRequestTxn(); t != nil {
+				if !everyOp(t, ok) {
+					return false
+				}
+			} else if !ok(op) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// mayTxn judges both branches, as the outcome of the conditions is not known yet.
+func (s *Door) mayTxn(ctx context.Context, x access, r *pb.TxnRequest) error {
+	if !x.on && s.everyone {
+		return nil
+	}
+	for _, c := range r.Compare {
+		if err := x.read(c.Key, c.RangeEnd); err != nil {
+			return err
+		}
+		if err := s.allow(ctx, x.user, auth.Read, "kv", c.Key, c.RangeEnd); err != nil {
+			return err
+		}
+	}
+	for _, ops := range [...][]*pb.RequestOp{r.Success, r.Failure} {
+		for _, op := range ops {
+			if err := s.mayOp(ctx, x, op); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Door) mayOp(ctx context.Context, x access, op *pb.RequestOp) error {
+	switch o := op.GetRequest().(type) {
+	case *pb.RequestOp_RequestRange:
+		if err := x.read(o.RequestRange.Key, o.RequestRange.RangeEnd); err != nil {
+			return err
+		}
+		return s.allow(ctx, x.user, auth.Read, "kv", o.RequestRange.Key, o.RequestRange.RangeEnd)
+	case *pb.RequestOp_RequestPut:
+		return s.mayPut(ctx, x, o.RequestPut)
+	case *pb.RequestOp_RequestDeleteRange:
+		return s.mayDelete(ctx, x, o.RequestDeleteRange)
+	case *pb.RequestOp_RequestTxn:
+		return s.mayTxn(ctx, x, o.RequestTxn)
+	}
+	return nil
+}
+
+func txnOf(r *pb.TxnRequest) (*api.Txn, error) {
+	t := &api.Txn{}
+	if n := len(r.Compare); n > 0 {
+		t.If = make([]api.Compare, n)
+		for i, c := range r.Compare {
+			if err := compareOf(&t.If[i], c); err != nil {
+				return nil, err
+			}
+		}
+	}
+	var err error
+	if t.Then, err = opsOf(r.Success); err == nil {
+		t.Else, err = opsOf(r.Failure)
+	}
+	return t, err
+}
+
+// compareOf reads the field that the target names; one of another target counts as
+// not given, and so as 0.
+func compareOf(out *api.Compare, c *pb.Compare) error {
+	out.Span = api.Span{Key: c.Key, End: c.RangeEnd}
+	switch c.Result {
+	case pb.Compare_EQUAL:
+		out.Result = api.Equal
+	case pb.Compare_GREATER:
+		out.Result = api.Greater
+	case pb.Compare_LESS:
+		out.Result = api.Less
+	case pb.Compare_NOT_EQUAL:
+		out.Result = api.NotEqual
+	default:
+		return invalidCompare("result", int32(c.Result))
+	}
+	switch c.Target {
+	case pb.Compare_VERSION:
+		out.Target, out.Number = api.CompareVersion, c.GetVersion()
+	case pb.Compare_CREATE:
+		out.Target, out.Number = api.CompareCreate, c.GetCreateRevision()
+	case pb.Compare_MOD:
+		out.Target, out.Number = api.CompareMod, c.GetModRevision()
+	case pb.Compare_VALUE:
+		out.Target, out.Value = api.CompareValue, c.GetValue()
+	case pb.Compare_LEASE:
+		out.Target, out.Number = api.CompareLease, c.GetLease()
+	default:
+		return invalidCompare("target", int32(c.Target))
+	}
+	return nil
+}
+
+func opsOf(in []*pb.RequestOp) ([]api.Op, error) {
+	if len(in) == 0 {
+		return nil, nil
+	}
+	out := make([]api.Op, len(in))
+	for i, op := range in {
+		switch o := op.GetRequest().(type) {
+		case *pb.RequestOp_RequestRange:
+			out[i].Range = rangeRequest(o.RequestRange)
+		case *pb.RequestOp_RequestPut:
+			p := putOp(o.RequestPut)
+			out[i].Put = &p
+		case *pb.RequestOp_RequestDeleteRange:
+			d := deleteOp(o.RequestDeleteRange)
+			out[i].Delete = &d
+		case *pb.RequestOp_RequestTxn:
+			t, err := txnOf(o.RequestTxn)
+			if err != nil {
+				return nil, err
+			}
+			out[i].Txn = t
+		}
+	}
+	return out, nil
+}
+
+func txnResponse(h *pb.ResponseHeader, res *api.TxnResult) *pb.TxnResponse {
+	out := &pb.TxnResponse{Header: h, Succeeded: res.Succeeded, Responses: make([]*pb.ResponseOp, len(res.Ops))}
+	for i := range res.Ops {
+		out.Responses[i] = responseOp(&res.Ops[i])
+	}
+	return out
+}
+
+// responseOp has headers with a revision alone, as in etcd.
+func responseOp(o *api.OpResult) *pb.ResponseOp {
+	h := &pb.ResponseHeader{Revision: int64(o.Revision)}
+	switch {
+	case o.Range != nil:
+		return &pb.ResponseOp{Response: &pb.ResponseOp_ResponseRange{ResponseRange: rangeResponse(h, o.Range)}}
+	case o.Put != nil:
+		p := &pb.PutResponse{Header: h}
+		if o.Put.Prev != nil {
+			p.PrevKv = keyValue(o.Put.Prev)
+		}
+		return &pb.ResponseOp{Response: &pb.ResponseOp_ResponsePut{ResponsePut: p}}
+	case o.Delete != nil:
+		return &pb.ResponseOp{Response: &pb.ResponseOp_ResponseDeleteRange{ResponseDeleteRange: deleteResponse(h, o.Delete)}}
+	case o.Txn != nil:
+		return &pb.ResponseOp{Response: &pb.ResponseOp_ResponseTxn{ResponseTxn: txnResponse(h, o.Txn)}}
+	}
+	return &pb.ResponseOp{}
+}

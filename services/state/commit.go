@@ -186,7 +186,6 @@ func (m *Machine) write(b *batch) error {
 	if err == nil {
 		m.metrics.committed(time.Since(began), b.bytes)
 		m.setStorage(nil)
-		m.record(b)
 		return nil
 	}
 	if m.haltedNow() {

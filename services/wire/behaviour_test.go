@@ -410,6 +410,48 @@ func TestUnsentIsUnavailable(t *testing.T) {
 	require.Equal(t, errs.Unavailable, errs.CodeOf(err))
 }
 
+// pausedConn holds its writes back while it is paused, as the socket of a frozen
+// peer does, and lets them through afterwards.
+type pausedConn struct {
+	net.Conn
+	mu sync.Mutex
+}
+
+func (c *pausedConn) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.Conn.Write(b)
+}
+
+// A request that waits in the connection's buffer at its deadline may still go
+// out: nobody may be told that it was not sent.
+func TestUnsentAtTheDeadlineMayGoOutLater(t *testing.T) {
+	const mNote Method = 0x7001
+	noted := make(chan string, 2)
+	mux := NewMux()
+	mux.Unary(mNote, "note", func(_ context.Context, req, dst []byte) ([]byte, error) {
+		noted <- string(req)
+		return dst, nil
+	})
+	a, b := Pipe()
+	pc := &pausedConn{Conn: a}
+	r := startRigOn(t, NewServer(mux, ServerOptions{}), Options{}, pc, b)
+	pc.mu.Lock()
+	first := make(chan error, 1)
+	go func() {
+		_, err := r.conn.Call(t.Context(), mNote, []byte("first"))
+		first <- err
+	}()
+	require.Eventually(t, func() bool { return r.conn.w.writeStart.Load() != 0 }, 5*time.Second, time.Millisecond)
+	_, err := r.conn.Do(t.Context(), Request{Method: mNote, Payload: []byte("second"), Deadline: time.Now().Add(10 * time.Millisecond)})
+	require.Equal(t, errs.OutcomeUnknown, errs.CodeOf(err), "%v", err)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	pc.mu.Unlock()
+	require.NoError(t, <-first)
+	require.Equal(t, "first", <-noted)
+	require.Equal(t, "second", <-noted)
+}
+
 // TestFullPipeHonoursDeadlines: a caller that waits for room in a stuck
 // connection still ends in time.
 func TestFullPipeHonoursDeadlines(t *testing.T) {

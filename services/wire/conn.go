@@ -228,8 +228,9 @@ func (c *Conn) Err() error {
 // Call sends req and waits; ctx's deadline and command.RequestID travel along.
 // Transport failures are *errs.Error: unavailable when the request certainly was
 // not acted on, outcome_unknown when it may have been. When ctx ends first, the
-// error is canceled, or by its deadline: deadline_exceeded if the request was not
-// sent, else outcome_unknown; errors.Is finds ctx's own error in all of them.
+// error is canceled, or by its deadline: deadline_exceeded if the request can not
+// go out any more, else outcome_unknown; errors.Is finds ctx's own error in all of
+// them.
 func (c *Conn) Call(ctx context.Context, m Method, req []byte) ([]byte, error) {
 	return c.Do(ctx, Request{Method: m, Payload: req, RequestID: command.RequestIDFrom(ctx)})
 }
@@ -395,9 +396,10 @@ func (c *Conn) lost(offset int64) error {
 		c.conn.RemoteAddr(), plainReason(cause)).Wrap(cause)
 }
 
-// gaveUp is the error of a request whose caller stopped waiting.
+// gaveUp is the error of a request whose caller stopped waiting. A request that
+// still waits to be written goes out later, when a frozen peer reads again.
 func (c *Conn) gaveUp(cause error, offset int64) error {
-	if errors.Is(cause, context.DeadlineExceeded) && c.w.sent(offset) {
+	if errors.Is(cause, context.DeadlineExceeded) && !c.w.neverSent(offset) {
 		return errs.New(errs.OutcomeUnknown, "%s: no answer before the deadline", c.conn.RemoteAddr()).Wrap(cause)
 	}
 	return errs.From(cause)

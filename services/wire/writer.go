@@ -224,6 +224,14 @@ func (w *writer) sent(offset int64) bool {
 	return offset != 0 && offset <= w.handed-w.short
 }
 
+// neverSent tells whether the frame that ends at offset certainly does not reach
+// the peer, neither now nor later.
+func (w *writer) neverSent(offset int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return offset == 0 || w.broken && offset > w.handed-w.short
+}
+
 // stop makes begin fail with err and ends the flusher. It may be called again.
 func (w *writer) stop(err error) {
 	w.mu.Lock()

@@ -47,6 +47,37 @@ func TestCallErrorsSayWhetherSomethingWasSent(t *testing.T) {
 	require.Equal(t, errs.OutcomeUnknown, errs.CodeOf(finishAll(make([]*group.Proposal, 1), []byte{9})))
 }
 
+// What a later attempt is told never hides that an earlier one may have been
+// carried out.
+func TestErrorsAfterAnUnknownOutcome(t *testing.T) {
+	refused := errs.New(errs.RevisionMismatch, "the answer of the state, first or repeated")
+	for _, c := range []struct {
+		err            error
+		sent, session  bool
+		again, nowSent bool
+		code           errs.Code
+	}{
+		{errNotTaken, false, false, true, false, ""},
+		{errNotTaken, true, true, true, true, ""},
+		{group.Unknown(nil), false, false, false, true, errs.OutcomeUnknown},
+		{group.Unknown(nil), false, true, true, true, ""},
+		{errs.New(errs.TooManyRequests, "full"), false, true, false, false, errs.TooManyRequests},
+		{errs.New(errs.TooManyRequests, "full"), true, true, true, true, ""},
+		{errs.New(errs.StorageFull, "full"), true, true, true, true, ""},
+		{errs.New(errs.SessionExpired, "gone"), false, true, false, false, errs.SessionExpired},
+		{errs.New(errs.SessionExpired, "gone"), true, true, false, true, errs.OutcomeUnknown},
+		{refused, true, true, false, true, errs.RevisionMismatch},
+	} {
+		sent := c.sent
+		again, err := afterAttempt(c.err, &sent, c.session)
+		require.Equal(t, c.again, again, "%v, sent %v", c.err, c.sent)
+		require.Equal(t, c.nowSent, sent, "%v, sent %v", c.err, c.sent)
+		if !again {
+			require.Equal(t, c.code, errs.CodeOf(err), "%v, sent %v", c.err, c.sent)
+		}
+	}
+}
+
 func FuzzOutcomes(f *testing.F) {
 	f.Add(appendOutcome(nil, replica.Result{Index: 3, Data: []byte("x")}, nil))
 	f.Add(appendOutcome(nil, replica.Result{}, errs.Invalid("a", "b", "c")))

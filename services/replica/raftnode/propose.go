@@ -38,15 +38,8 @@ func (n *Node) Propose(ctx context.Context, cmd command.Command) (replica.Result
 		if err == nil {
 			return res, nil
 		}
-		switch {
-		case errors.Is(err, errNotTaken):
-		case errs.Has(err, errs.OutcomeUnknown):
-			maybeSent = true
-			if cmd.Session == 0 {
-				return replica.Result{}, err
-			}
-		case maybeSent && isTransient(err):
-		default:
+		again, err := afterAttempt(err, &maybeSent, cmd.Session != 0)
+		if !again {
 			return replica.Result{}, n.refusal(ctx, err)
 		}
 		if err := n.pause(patience.ctx, &pause); err != nil {
@@ -56,6 +49,24 @@ func (n *Node) Propose(ctx context.Context, cmd command.Command) (replica.Result
 			return replica.Result{}, n.gaveUp(ctx, err)
 		}
 	}
+}
+
+// afterAttempt says whether another attempt is right after err, or which error the
+// caller gets. maybeSent is whether an attempt may have been carried out.
+func afterAttempt(err error, maybeSent *bool, session bool) (again bool, _ error) {
+	switch {
+	case errors.Is(err, errNotTaken):
+		return true, err
+	case errs.Has(err, errs.OutcomeUnknown):
+		*maybeSent = true
+		return session, err
+	case *maybeSent && isTransient(err):
+		return true, err
+	case *maybeSent && errs.Has(err, errs.SessionExpired):
+		// The first attempt may have been carried out before the session went.
+		return false, group.Unknown(err)
+	}
+	return false, err
 }
 
 // isTransient tells errors of the way to the state from answers of the state.

@@ -21,7 +21,18 @@ type Config struct {
 	SweepRows         int           `koanf:"sweep_rows" doc:"History rows that one command of the compaction removes."`
 	SweepPause        time.Duration `koanf:"sweep_pause" doc:"Pause between two commands of the compaction, which leaves room for other writes."`
 	SweepPollInterval time.Duration `koanf:"sweep_poll_interval" doc:"How often the leader looks whether a compaction is unfinished."`
+	MaxTxnOps         int           `koanf:"max_txn_ops" doc:"Operations, and conditions, that a transaction may have; nested ones count on top of those around them."`
+	CompactMode       string        `koanf:"compact_mode" doc:"Automatic compaction: off, periodic (history older than compact_retention goes) or revision (all but the newest compact_revisions go)."`
+	CompactRetention  time.Duration `koanf:"compact_retention" doc:"How long history is kept with compact_mode = periodic."`
+	CompactRevisions  int64         `koanf:"compact_revisions" doc:"How many revisions of history are kept with compact_mode = revision."`
 }
+
+// The values of CompactMode.
+const (
+	CompactOff      = "off"
+	CompactPeriodic = "periodic"
+	CompactRevision = "revision"
+)
 
 // DefaultConfig gives the values that are used where nothing is set.
 func DefaultConfig() Config {
@@ -38,6 +49,10 @@ func DefaultConfig() Config {
 		SweepRows:         1000,
 		SweepPause:        2 * time.Millisecond,
 		SweepPollInterval: time.Second,
+		MaxTxnOps:         128,
+		CompactMode:       CompactOff,
+		CompactRetention:  24 * time.Hour,
+		CompactRevisions:  100_000,
 	}
 }
 
@@ -59,6 +74,13 @@ func (c Config) Validate() []error {
 	within("watch_buffer", int64(c.WatchBuffer), 1, 1<<20, " events")
 	within("watch_batch_bytes", c.WatchBatchBytes, 1<<10, 64<<20, " bytes")
 	within("sweep_rows", int64(c.SweepRows), 1, table.MaxSweep, " rows")
+	within("max_txn_ops", int64(c.MaxTxnOps), 1, table.MaxTxnOps, "")
+	within("compact_revisions", c.CompactRevisions, 1, 1<<62, " revisions")
+	switch c.CompactMode {
+	case CompactOff, CompactPeriodic, CompactRevision:
+	default:
+		out = append(out, errs.Invalid("compact_mode", c.CompactMode, "off, periodic or revision"))
+	}
 	for _, d := range []struct {
 		field string
 		v     time.Duration
@@ -66,6 +88,7 @@ func (c Config) Validate() []error {
 		high  time.Duration
 	}{
 		{"watch_progress", c.WatchProgress, 10 * time.Millisecond, time.Hour},
+		{"compact_retention", c.CompactRetention, time.Second, 10 * 365 * 24 * time.Hour},
 		{"sweep_pause", c.SweepPause, 0, time.Minute},
 		{"sweep_poll_interval", c.SweepPollInterval, 10 * time.Millisecond, time.Hour},
 	} {

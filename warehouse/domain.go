@@ -11,7 +11,6 @@ import (
 // Alarm is a standing warning of the whole store.
 type Alarm struct {
 	Kind  AlarmKind
-	Since time.Time
 	Used  int64 // bytes in use
 	Limit int64 // bytes
 }
@@ -39,7 +38,8 @@ type Hash struct {
 type Sizes struct {
 	File  int64 // bytes on the disk
 	InUse int64 // bytes of it that hold data
-	Limit int64 // store-wide limit in bytes; 0 for none
+	Used  int64 // bytes of keys, values and history, which count toward Limit
+	Limit int64 // store-wide limit in bytes
 }
 
 // Leased is a lease as its doors see it.

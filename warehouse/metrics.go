@@ -10,7 +10,8 @@ import (
 )
 
 type metrics struct {
-	puts, deletes, gets, lists, refused  prometheus.Counter
+	puts, deletes, gets, lists, txns     prometheus.Counter
+	refused                              prometheus.Counter
 	watches, events, caughtUp, compacted prometheus.Counter
 	swept                                prometheus.Counter
 }
@@ -24,6 +25,7 @@ func newMetrics(reg prometheus.Registerer, s *Service) *metrics {
 	}
 	m := &metrics{
 		puts: ops.WithLabelValues("put"), deletes: ops.WithLabelValues("delete"),
+		txns: ops.WithLabelValues("txn"),
 		gets: ops.WithLabelValues("get"), lists: ops.WithLabelValues("list"), watches: ops.WithLabelValues("watch"),
 		refused:   counter("writes_refused_total", "Writes that failed or were refused after they were proposed."),
 		events:    counter("watch_events_total", "Events handed to watchers."),
@@ -45,6 +47,8 @@ func newMetrics(reg prometheus.Registerer, s *Service) *metrics {
 		{"compact_revision", "Revision below which the history is gone.", func(m table.Meta) uint64 { return m.Compact }},
 		{"keys", "Keys in the store.", func(m table.Meta) uint64 { return m.Keys }},
 		{"bytes", "Bytes of keys and latest values.", func(m table.Meta) uint64 { return m.Bytes }},
+		{"used_bytes", "Bytes of keys, values and history, which count toward the limit of the store.", func(m table.Meta) uint64 { return m.Used() }},
+		{"limit_bytes", "Limit of the whole store in bytes.", func(m table.Meta) uint64 { return m.StoreLimit() }},
 	} {
 		reg.MustRegister(prometheus.NewGaugeFunc(
 			prometheus.GaugeOpts{Name: "nekoq_warehouse_" + g.name, Help: g.help},

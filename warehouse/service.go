@@ -26,6 +26,7 @@ import (
 	"nekoq/services/clock"
 	"nekoq/services/command"
 	"nekoq/services/errs"
+	"nekoq/services/lease"
 	"nekoq/services/lease/leasetable"
 	"nekoq/services/replica"
 	"nekoq/services/state"
@@ -36,7 +37,7 @@ import (
 
 // SystemPrefix is the part of the key space that users may not touch. Without its
 // first slash it is refused too: in a REST path the two look alike.
-const SystemPrefix = "/_sys/"
+const SystemPrefix = table.SystemPrefix
 
 var systemPrefix, systemEnd = []byte(SystemPrefix), api.PrefixEnd([]byte(SystemPrefix))
 
@@ -48,6 +49,8 @@ func Register(reg *state.Registry, leases *leasetable.Owners) { table.Register(r
 type Deps struct {
 	Replica replica.Replica
 	Events  watch.Source
+	Leases  *lease.Service        // nil: no leases, locks and elections
+	Storage Storage               // the state file; nil: no snapshots and sizes
 	Clock   clock.Clock           // nil is the system's
 	Logger  *slog.Logger          // nil discards
 	Metrics prometheus.Registerer // nil is none
@@ -62,6 +65,10 @@ type Service struct {
 	cfg      Config
 	metrics  *metrics
 	watchers atomic.Int64
+	leases   *lease.Service
+	storage  Storage
+	// perPrefix counts the open watches below prefixes with a quota.
+	perPrefix prefixCounts
 }
 
 // New makes the service and hangs its loop on the leadership. It is called before
@@ -70,7 +77,7 @@ func New(d Deps, cfg Config) (*Service, error) {
 	if bad := cfg.Validate(); len(bad) > 0 {
 		return nil, errors.Join(bad...)
 	}
-	s := &Service{replica: d.Replica, events: d.Events, clock: d.Clock, log: d.Logger, cfg: cfg}
+	s := &Service{replica: d.Replica, events: d.Events, clock: d.Clock, log: d.Logger, cfg: cfg, leases: d.Leases, storage: d.Storage}
 	if s.clock == nil {
 		s.clock = clock.System()
 	}
@@ -79,6 +86,10 @@ func New(d Deps, cfg Config) (*Service, error) {
 	}
 	s.metrics = newMetrics(d.Metrics, s)
 	s.replica.OnLeader("warehouse compaction", s.sweepLoop)
+	s.replica.OnLeader("warehouse alarms", s.alarmLoop)
+	if s.cfg.CompactMode != CompactOff {
+		s.replica.OnLeader("warehouse automatic compaction", s.compactLoop)
+	}
 	return s, nil
 }
 

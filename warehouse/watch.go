@@ -14,9 +14,8 @@ import (
 	"nekoq/warehouse/internal/table"
 )
 
-// maxProgressRows bounds the history that an idle watch reads through to learn how
-// far it has come, and one step of catching up.
-const maxProgressRows = 16 << 10
+// maxStretchRows bounds the history rows that one step of catching up reads.
+const maxStretchRows = 16 << 10
 
 // Watcher is one watch, read by one goroutine. It holds no goroutine of its own and
 // bounded memory: a reader that falls behind the node's event buffer goes on from
@@ -30,11 +29,27 @@ type Watcher struct {
 	live   watch.Subscription
 	behind bool // the history has more than what the live part gave
 	closed bool
+	system bool   // sees the system's keys: locks and elections wait with it
+	notify func() // set by Watches
+	quotas []string
 }
 
 // Watch begins a watch. Its first batch is the past from req.After on, where there
 // is any. The revision must not lie ahead of the store nor before its compaction.
 func (s *Service) Watch(ctx context.Context, req *api.WatchRequest) (*Watcher, error) {
+	w, err := s.newWatcher(req, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.begin(ctx); err != nil {
+		w.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// newWatcher makes a watch that is subscribed and has yet to begin.
+func (s *Service) newWatcher(req *api.WatchRequest, notify func()) (*Watcher, error) {
 	s.metrics.watches.Inc()
 	if err := s.checkWatch(req); err != nil {
 		return nil, err
@@ -44,21 +59,24 @@ func (s *Service) Watch(ctx context.Context, req *api.WatchRequest) (*Watcher, e
 		return nil, errs.New(errs.TooManyRequests, "too many watches: the limit is warehouse.max_watchers = %d", s.cfg.MaxWatchers).
 			With(errs.Detail{Field: "warehouse.max_watchers", Limit: itoa(s.cfg.MaxWatchers)})
 	}
-	w := &Watcher{s: s, req: *req, end: bound(req.End)}
+	w := &Watcher{s: s, req: *req, end: bound(req.End), notify: notify}
 	w.req.Start = bytes.Clone(req.Start)
 	w.end = bytes.Clone(w.end)
 	if req.Exact {
 		w.end = append(bytes.Clone(req.Start), 0)
 	}
-	w.subscribe()
-	if err := w.begin(ctx); err != nil {
-		w.Close()
+	if err := w.countPrefix(); err != nil {
+		s.watchers.Add(-1)
 		return nil, err
 	}
+	w.subscribe()
 	return w, nil
 }
 
 func (s *Service) checkWatch(req *api.WatchRequest) error {
+	if req.From != 0 && (req.After != 0 || req.Now) {
+		return errs.Invalid("from", req.From, "from, or after, or now")
+	}
 	if req.Exact {
 		return s.checkKey(req.Start)
 	}
@@ -84,7 +102,11 @@ func (w *Watcher) subscribe() {
 	case w.end == nil:
 		f.End = []byte{0}
 	}
-	w.live = w.s.events.Subscribe(f, w.s.cfg.WatchBuffer)
+	if w.notify == nil {
+		w.live = w.s.events.Subscribe(f, w.s.cfg.WatchBuffer)
+		return
+	}
+	w.live = w.s.events.SubscribeNotify(f, w.s.cfg.WatchBuffer, w.notify)
 }
 
 func (w *Watcher) begin(ctx context.Context) error {
@@ -93,9 +115,15 @@ func (w *Watcher) begin(ctx context.Context) error {
 		return err
 	}
 	defer v.Release()
-	if w.req.Now {
+	switch {
+	case w.req.Now:
 		w.next = v.meta.Revision + 1
 		return nil
+	case w.req.From > v.meta.Revision:
+		w.next = w.req.From // what comes before it is left out
+		return nil
+	case w.req.From > 0:
+		w.req.After = w.req.From - 1
 	}
 	if w.req.After > v.meta.Revision {
 		return table.FutureRevision(w.req.After, v.meta.Revision)
@@ -179,6 +207,7 @@ func (w *Watcher) Close() {
 	}
 	w.closed = true
 	w.s.watchers.Add(-1)
+	w.s.perPrefix.drop(w.quotas)
 	if w.live != nil {
 		w.live.Close()
 	}
@@ -194,15 +223,20 @@ func (w *Watcher) follow(ctx context.Context) (api.WatchBatch, error) {
 	case err == nil:
 		return w.fromLive(ctx, evs)
 	case errs.Has(err, errs.WatcherTooSlow), errs.Has(err, errs.WatchReset):
-		w.live.Close()
-		w.subscribe()
-		w.behind = true
-		w.s.metrics.caughtUp.Inc()
+		w.resubscribe()
 		return api.WatchBatch{}, nil
 	case quiet:
 		return w.progress(ctx)
 	}
 	return api.WatchBatch{}, err
+}
+
+// resubscribe goes on from the history after the live part was lost.
+func (w *Watcher) resubscribe() {
+	w.live.Close()
+	w.subscribe()
+	w.behind = true
+	w.s.metrics.caughtUp.Inc()
 }
 
 // idle bounds the wait for events, so that an idle watch reports its progress.
@@ -215,40 +249,86 @@ func (w *Watcher) idle(ctx context.Context) (context.Context, context.CancelFunc
 
 // fromLive turns hub events into a batch. Those that the history gave already are
 // left out.
-func (w *Watcher) fromLive(ctx context.Context, evs []watch.Event) (api.WatchBatch, error) {
-	var b api.WatchBatch
+func (w *Watcher) fromLive(ctx context.Context, evs []watch.Event) (b api.WatchBatch, err error) {
+	var past state.Reader // opened when the first event needs an older or a large version
+	defer func() {
+		if v, ok := past.(*state.View); ok {
+			v.Release()
+		}
+	}()
+	last := uint64(0)
 	for i := range evs {
 		c, ok := evs[i].Data.(*table.Change)
 		if !ok {
 			return b, errs.New(errs.Internal, "internal error").Wrap(errors.New("warehouse: an event of another kind"))
 		}
-		if c.Revision < w.next || bytes.HasPrefix(c.Key, systemPrefix) {
+		if c.Revision < w.next {
 			continue
 		}
-		if c.Row == nil || w.req.Prev {
-			// The values are not in the event: read this stretch from the history.
-			if len(b.Events) == 0 {
-				w.behind = true
-				return b, nil
-			}
-			b.Events = wholeBefore(b.Events, c.Revision)
-			w.behind = true
-			break
+		last = c.Revision
+		if w.filtered(c.Kind) || (!w.system && bytes.HasPrefix(c.Key, systemPrefix)) {
+			continue
 		}
-		rec, err := table.DecodeRecord(c.Row)
+		if past == nil && (c.Row == nil || w.req.Prev && c.Prev != 0) {
+			v, _, err := w.s.replica.View(ctx, replica.Stale)
+			if err != nil {
+				return b, err
+			}
+			past = v
+		}
+		e, ok, err := w.present(past, c)
 		if err != nil {
 			return b, damaged(err)
 		}
-		b.Events = append(b.Events, event(api.EventKind(c.Kind), c.Sub, c.Key, &rec, c.Prev))
+		if !ok { // compaction was faster: the history tells
+			b.Events = wholeBefore(b.Events, c.Revision)
+			last = c.Revision - 1
+			w.behind = true
+			break
+		}
+		b.Events = append(b.Events, e)
 	}
-	if n := len(b.Events); n > 0 {
-		b.Revision = b.Events[n-1].KV.ModRevision
-		w.next = b.Revision + 1
+	if last >= w.next {
+		w.next = last + 1
+	}
+	if len(b.Events) > 0 {
+		b.Revision = w.next - 1
 	}
 	if len(b.Events) > 0 || w.behind {
 		return b, nil
 	}
 	return b, ctx.Err()
+}
+
+func (w *Watcher) filtered(k table.ChangeKind) bool {
+	return w.req.NoPut && k == table.Put || w.req.NoDelete && k == table.Delete
+}
+
+// present makes the event of a change that just happened. What the change does not
+// carry is read from past; not ok: it is gone already.
+func (w *Watcher) present(past state.Reader, c *table.Change) (e api.Event, ok bool, err error) {
+	var rec table.Record
+	if c.Row != nil {
+		rec, err = table.DecodeRecord(c.Row)
+	} else if rec, ok, err = table.Version(past, c.Key, c.Revision); err == nil && !ok {
+		return e, false, nil
+	} else {
+		rec.Value = bytes.Clone(rec.Value)
+	}
+	if err != nil {
+		return e, false, err
+	}
+	e = event(api.EventKind(c.Kind), c.Sub, c.Key, &rec, c.Prev)
+	if !w.req.Prev || c.Prev == 0 {
+		return e, true, nil
+	}
+	prev, ok, err := table.Version(past, c.Key, c.Prev)
+	if err == nil && ok {
+		e.Prev = new(api.KV)
+		fill(e.Prev, c.Key, &prev)
+		e.Prev.Value = bytes.Clone(prev.Value)
+	}
+	return e, true, err
 }
 
 // wholeBefore cuts the events of revision rev and later off.
@@ -269,16 +349,51 @@ func event(kind api.EventKind, sub uint32, key []byte, rec *table.Record, prev u
 // catchUp reads a bounded stretch of the history. At its end the watch is live
 // again.
 func (w *Watcher) catchUp(ctx context.Context) (api.WatchBatch, error) {
-	return w.history(ctx, ^uint64(0))
+	return w.history(ctx)
 }
 
-// progress tells an idle watch how far it has come, by reading the history that it
-// was not concerned with, when that is short.
+// progress tells an idle watch how far it has come: to the newest revision, when no
+// event of it is on the way.
 func (w *Watcher) progress(ctx context.Context) (api.WatchBatch, error) {
-	return w.history(ctx, maxProgressRows)
+	rev, ok, err := w.s.settled(ctx)
+	if err != nil {
+		return api.WatchBatch{}, err
+	}
+	evs, err := w.live.Poll()
+	switch {
+	case len(evs) > 0:
+		return w.fromLive(ctx, evs)
+	case err != nil: // lagged or reset: the next step tells
+		return api.WatchBatch{}, nil
+	}
+	return w.reached(rev, ok), nil
 }
 
-func (w *Watcher) history(ctx context.Context, most uint64) (api.WatchBatch, error) {
+// reached notes that a watch without waiting events has seen all up to rev, when the
+// store has settled there.
+func (w *Watcher) reached(rev uint64, settled bool) api.WatchBatch {
+	if settled {
+		w.next = max(w.next, rev+1)
+	}
+	return api.WatchBatch{Revision: min(w.next-1, rev)}
+}
+
+// settled gives the newest revision of this node, and whether the events of all
+// revisions up to it stand in the buffers of their watches.
+func (s *Service) settled(ctx context.Context) (rev uint64, ok bool, err error) {
+	v, err := s.view(ctx, true)
+	if err != nil {
+		return 0, false, err
+	}
+	defer v.Release()
+	at, found, err := table.StoreRevision(v.View, v.meta)
+	if err != nil {
+		return 0, false, damaged(err)
+	}
+	return v.meta.Revision, found && s.events.Dispatched() >= at, nil
+}
+
+func (w *Watcher) history(ctx context.Context) (api.WatchBatch, error) {
 	var b api.WatchBatch
 	if err := ctx.Err(); err != nil {
 		return b, err
@@ -294,13 +409,10 @@ func (w *Watcher) history(ctx context.Context, most uint64) (api.WatchBatch, err
 	}
 	if m.Revision < w.next { // nothing new on this node
 		w.behind = false
-		return api.WatchBatch{Revision: w.next - 1}, nil
+		return api.WatchBatch{Revision: min(w.next-1, m.Revision)}, nil
 	}
 	if w.next < m.Compact {
 		return b, w.overtaken(m.Compact)
-	}
-	if m.Revision-w.next >= most {
-		return api.WatchBatch{Revision: w.next - 1}, nil
 	}
 	last, err := w.stretch(v, m, &b)
 	if err != nil {
@@ -315,7 +427,7 @@ func (w *Watcher) history(ctx context.Context, most uint64) (api.WatchBatch, err
 // revision that it has covered as a whole.
 func (w *Watcher) stretch(v state.Reader, m table.Meta, b *api.WatchBatch) (last uint64, err error) {
 	last = m.Revision
-	room, rows := w.s.cfg.WatchBatchBytes, maxProgressRows
+	room, rows := w.s.cfg.WatchBatchBytes, maxStretchRows
 	prevRev := uint64(0)
 	serr := table.Changes(v, w.next, m.Revision, func(l table.Log) bool {
 		if l.Revision != prevRev && (room <= 0 || rows <= 0) {
@@ -324,7 +436,7 @@ func (w *Watcher) stretch(v state.Reader, m table.Meta, b *api.WatchBatch) (last
 		}
 		prevRev = l.Revision
 		rows--
-		if !w.wants(l.Key) {
+		if w.filtered(l.Kind) || !w.wants(l.Key) {
 			return true
 		}
 		var e api.Event
@@ -340,7 +452,7 @@ func (w *Watcher) stretch(v state.Reader, m table.Meta, b *api.WatchBatch) (last
 
 func (w *Watcher) wants(key []byte) bool {
 	return bytes.Compare(key, w.req.Start) >= 0 && (w.end == nil || bytes.Compare(key, w.end) < 0) &&
-		!bytes.HasPrefix(key, systemPrefix)
+		(w.system || !bytes.HasPrefix(key, systemPrefix))
 }
 
 // past makes the event of a log row, with values of its own.

@@ -186,6 +186,7 @@ func (m *Machine) write(b *batch) error {
 	if err == nil {
 		m.metrics.committed(time.Since(began), b.bytes)
 		m.setStorage(nil)
+		m.record(b)
 		return nil
 	}
 	if m.haltedNow() {

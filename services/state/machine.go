@@ -91,6 +91,8 @@ type Machine struct {
 	log  *slog.Logger
 
 	commitMu sync.Mutex // held while the file is written or replaced
+	defrag   *defragging
+	defragMu sync.Mutex // held by the one Defragment, before all others
 
 	mu       sync.Mutex // guards the apply state down to the blank line
 	meta     meta

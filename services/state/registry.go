@@ -64,6 +64,14 @@ type Index interface {
 	Freeze() any
 }
 
+// RowIndex is an Index that reads the tables when it follows a row, which lets it
+// hold less than every row. ChangeRow is called in place of Change; r shows the
+// row as it is after the write.
+type RowIndex interface {
+	Index
+	ChangeRow(r Reader, t TableID, key, value []byte)
+}
+
 // NewRegistry returns a registry with the state's own tables and commands.
 func NewRegistry() *Registry {
 	r := &Registry{slots: make([]int16, maxTableID+1), kinds: make(map[command.Kind]*kind)}

@@ -16,7 +16,10 @@ import (
 // start is of a restore that did not finish and is removed.
 const restoreSuffix = ".restore"
 
-func removeLeftovers(path string) { _ = os.Remove(path + restoreSuffix) }
+func removeLeftovers(path string) {
+	_ = os.Remove(path + restoreSuffix)
+	_ = os.Remove(path + defragSuffix)
+}
 
 // Restore replaces the state by a stream that Snapshot.WriteTo made: new file,
 // sync, rename, sync folder, swap, rebuild what is derived, reset the watchers.

@@ -100,7 +100,11 @@ func (tx *Tx) write(t TableID, slot int, key, value []byte) {
 	tx.active.put(slot, key, value)
 	tx.m.chainChange(t, key, value)
 	for _, i := range tx.m.reg.tables[slot].indexes {
-		tx.m.indexes[i].Change(t, key, value)
+		if x, ok := tx.m.indexes[i].(RowIndex); ok {
+			x.ChangeRow(tx, t, key, value)
+		} else {
+			tx.m.indexes[i].Change(t, key, value)
+		}
 		tx.changed[i] = true
 	}
 }

@@ -63,6 +63,10 @@ type Hub struct {
 	lost   map[Topic]uint64 // topic to the number of the last batch that was dropped
 	epoch  uint64           // counts Reset
 	closed bool
+	// published is the revision of the newest event that came in, handed that up to
+	// which the dispatcher has handed out; busy: it is about to raise it.
+	published, handed uint64
+	busy              bool
 
 	wake chan struct{}
 	quit chan struct{} // closed by Close
@@ -107,6 +111,7 @@ func (h *Hub) Publish(batch []Event) {
 		return
 	}
 	h.mu.Lock()
+	h.published = batch[len(batch)-1].Revision
 	n := 0
 	for i := range batch {
 		if h.wanted[batch[i].Topic] > 0 {
@@ -172,6 +177,7 @@ func (h *Hub) Reset() {
 	h.clearQueue()
 	clear(h.lost)
 	h.epoch++
+	h.published, h.handed = 0, 0 // the state that replaced the old one may be older
 	h.mu.Unlock()
 	h.endAll(ErrReset)
 }
@@ -223,11 +229,28 @@ func (h *Hub) end(subs []*Sub, err error) {
 
 // Subscribe delivers what is published from now on.
 func (h *Hub) Subscribe(f Filter, buffer int) Subscription {
+	return h.SubscribeNotify(f, buffer, nil)
+}
+
+// Dispatched is the store revision up to which every event that was published stands
+// in the buffers of the subscriptions that want it.
+func (h *Hub) Dispatched() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.busy || len(h.queue) > 0 || len(h.lost) > 0 {
+		return h.handed
+	}
+	return h.published
+}
+
+// SubscribeNotify is Subscribe that also calls notify whenever Poll may have news, on
+// the dispatcher's goroutine and under its lock.
+func (h *Hub) SubscribeNotify(f Filter, buffer int, notify func()) Subscription {
 	if buffer <= 0 {
 		buffer = h.opts.Buffer
 	}
 	f.Start, f.End = bytes.Clone(f.Start), bytes.Clone(f.End)
-	s := &Sub{hub: h, filter: f, limit: buffer, wake: make(chan struct{}, 1), slot: -1}
+	s := &Sub{hub: h, filter: f, limit: buffer, wake: make(chan struct{}, 1), slot: -1, notify: notify}
 	h.index.mu.Lock()
 	defer h.index.mu.Unlock()
 	h.mu.Lock()
@@ -258,12 +281,13 @@ func (h *Hub) dispatch() {
 			return
 		}
 		for {
-			var from, epoch uint64
+			var from, epoch, upTo uint64
 			h.mu.Lock()
 			if len(h.queue) == 0 && len(h.lost) == 0 {
 				h.mu.Unlock()
 				break
 			}
+			upTo, h.busy = h.published, true
 			clear(taken)
 			taken, h.queue = h.queue, taken[:0]
 			from, epoch = h.first, h.epoch
@@ -275,6 +299,12 @@ func (h *Hub) dispatch() {
 			h.mu.Unlock()
 			h.lagTopics(lost)
 			h.handOut(taken, from, epoch)
+			h.mu.Lock()
+			if h.epoch == epoch {
+				h.handed = upTo
+			}
+			h.busy = false
+			h.mu.Unlock()
 		}
 	}
 }
@@ -388,7 +418,8 @@ type Sub struct {
 	queued int // events in queue
 	err    error
 
-	wake chan struct{}
+	wake   chan struct{}
+	notify func() // nil for none
 }
 
 // push queues events and tells false when the reader is too slow for them. An
@@ -410,6 +441,10 @@ func (s *Sub) push(events []Event) bool {
 }
 
 func (s *Sub) signal() {
+	if s.notify != nil {
+		s.notify()
+		return
+	}
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -431,33 +466,38 @@ func (s *Sub) finish(err error) {
 // other readers and must not be modified.
 func (s *Sub) Next(ctx context.Context) ([]Event, error) {
 	for {
-		s.mu.Lock()
-		if s.err != nil {
-			err := s.err
-			s.mu.Unlock()
-			return nil, err
+		if events, err := s.Poll(); len(events) > 0 || err != nil {
+			return events, err
 		}
-		if s.queued > 0 {
-			events := s.queue[s.head]
-			s.queue[s.head] = nil
-			s.queued -= len(events)
-			if s.head++; s.head == len(s.queue) {
-				s.queue, s.head = s.queue[:0], 0
-			} else if s.head >= 64 && s.head*2 >= len(s.queue) {
-				n := copy(s.queue, s.queue[s.head:])
-				clear(s.queue[n:])
-				s.queue, s.head = s.queue[:n], 0
-			}
-			s.mu.Unlock()
-			return events, nil
-		}
-		s.mu.Unlock()
 		select {
 		case <-s.wake:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// Poll is Next that gives nothing when there is nothing.
+func (s *Sub) Poll() ([]Event, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return nil, s.err
+	}
+	if s.queued == 0 {
+		return nil, nil
+	}
+	events := s.queue[s.head]
+	s.queue[s.head] = nil
+	s.queued -= len(events)
+	if s.head++; s.head == len(s.queue) {
+		s.queue, s.head = s.queue[:0], 0
+	} else if s.head >= 64 && s.head*2 >= len(s.queue) {
+		n := copy(s.queue, s.queue[s.head:])
+		clear(s.queue[n:])
+		s.queue, s.head = s.queue[:n], 0
+	}
+	return events, nil
 }
 
 // Close ends the subscription; a waiting Next answers ErrClosed.

@@ -56,6 +56,12 @@ type Source interface {
 	// Subscribe delivers every event published after its return that fits f.
 	// buffer is the most events kept for a slow reader (0 for the default).
 	Subscribe(f Filter, buffer int) Subscription
+	// SubscribeNotify is Subscribe for a reader of many subscriptions: notify is
+	// called when Poll may have news. It must not block nor call the hub.
+	SubscribeNotify(f Filter, buffer int, notify func()) Subscription
+	// Dispatched is the store revision up to which every event has reached the
+	// subscriptions' buffers.
+	Dispatched() uint64
 }
 
 // Subscription is read by one goroutine.
@@ -64,5 +70,7 @@ type Subscription interface {
 	// ErrClosed or the context's error; after the first three the subscription
 	// is finished.
 	Next(ctx context.Context) ([]Event, error)
+	// Poll is Next that does not wait: no events and no error is nothing yet.
+	Poll() ([]Event, error)
 	Close()
 }

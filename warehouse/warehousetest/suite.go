@@ -39,13 +39,13 @@ func NewNode(tb testing.TB, r replica.Replica, events watch.Source, clk clock.Cl
 	cfg.WatchProgress = 50 * time.Millisecond
 	cfg.SweepPollInterval = 20 * time.Millisecond
 	cfg.SweepRows = 50
-	kv, err := warehouse.New(warehouse.Deps{Replica: r, Events: events, Clock: clk}, cfg)
-	if err != nil {
-		tb.Fatalf("warehouse: %v", err)
-	}
 	leases, err := lease.New(lease.Deps{Replica: r, Clock: clk}, lease.DefaultConfig())
 	if err != nil {
 		tb.Fatalf("lease: %v", err)
+	}
+	kv, err := warehouse.New(warehouse.Deps{Replica: r, Events: events, Leases: leases, Clock: clk}, cfg)
+	if err != nil {
+		tb.Fatalf("warehouse: %v", err)
 	}
 	return &Node{Replica: r, KV: kv, Leases: leases}
 }

@@ -32,10 +32,16 @@ func Register(reg *state.Registry, leases *leasetable.Owners) {
 	reg.Table(TableHist, "warehouse_hist")
 	reg.Table(TableLog, "warehouse_log")
 	reg.Table(TableMeta, "warehouse_meta")
+	reg.Table(TableQuota, "warehouse_quota")
+	reg.AddIndex(IndexCount, []state.TableID{TableKV}, newCountIndex)
 	reg.Handle(KindPut, "warehouse_put", 1, applyPut)
 	reg.Handle(KindDelete, "warehouse_delete", 1, applyDelete)
 	reg.Handle(KindCompact, "warehouse_compact", 1, applyCompact)
 	reg.Handle(KindSweep, "warehouse_sweep", 1, applySweep)
+	reg.Handle(KindTxn, "warehouse_txn", 1, applyTxn)
+	reg.Handle(KindQuota, "warehouse_quota", 1, applyQuota)
+	reg.Handle(KindLimit, "warehouse_limit", 1, applyLimit)
+	reg.Handle(KindRevert, "warehouse_revert", 1, applyRevert)
 	leases.OnRevoke(leasetable.OwnerWarehouse, leaseEnded)
 }
 
@@ -47,6 +53,7 @@ type writer struct {
 	time  int64
 	actor string
 	sub   uint32
+	used  []Quota // quotas that the changes touched, as they will be
 }
 
 func newWriter(tx *state.Tx, time int64, actor string) (writer, error) {
@@ -56,7 +63,12 @@ func newWriter(tx *state.Tx, time int64, actor string) (writer, error) {
 }
 
 // finish writes what all changes share. It is called once when something changed.
-func (w *writer) finish() { w.tx.Put(TableMeta, metaKey, w.meta.encode()) }
+func (w *writer) finish() {
+	w.tx.Put(TableMeta, metaKey, w.meta.encode())
+	for i := range w.used {
+		w.used[i].write(w.tx)
+	}
+}
 
 // put writes a record over old, the key's row (nil for none). All rows stand in
 // one allocation.
@@ -79,9 +91,12 @@ func (w *writer) put(key, value []byte, lease uint64, old []byte, prev *Record) 
 	if prev != nil {
 		hk := a.cut(func(b []byte) []byte { return appendHistKey(b, key, prev.ModRevision) })
 		w.tx.Put(TableHist, hk, old)
+		w.meta.Past += uint64(len(hk) + len(old))
 		w.meta.Bytes -= uint64(len(key) + len(prev.Value))
+		w.account(key, 0, int64(len(value)-len(prev.Value)))
 	} else {
 		w.meta.Keys++
+		w.account(key, 1, int64(len(key)+len(value)))
 	}
 	w.meta.Bytes += uint64(len(key) + len(value))
 	w.tx.Put(TableKV, k, row)
@@ -100,10 +115,13 @@ func (w *writer) remove(key, old []byte, prev *Record) {
 	k := a.add(key)
 	hk := a.cut(func(b []byte) []byte { return appendHistKey(b, key, prev.ModRevision) })
 	w.tx.Put(TableHist, hk, old)
+	w.meta.Past += uint64(len(hk) + len(old))
 	hk = a.cut(func(b []byte) []byte { return appendHistKey(b, key, w.meta.Revision) })
 	row := a.cut(func(b []byte) []byte { return appendRecord(b, &t) })
 	w.tx.Put(TableHist, hk, row)
+	w.meta.Past += uint64(len(hk) + len(row))
 	w.tx.Delete(TableKV, k)
+	w.account(key, -1, -int64(len(key)+len(prev.Value)))
 	w.meta.Keys--
 	w.meta.Bytes -= uint64(len(key) + len(prev.Value))
 	w.log(&a, Delete, k, row, prev)
@@ -113,6 +131,7 @@ func (w *writer) log(a *arena, kind ChangeKind, key, row []byte, prev *Record) {
 	lk := a.cut(func(b []byte) []byte { return appendLogKey(b, w.meta.Revision, w.sub) })
 	lv := a.cut(func(b []byte) []byte { return append(append(b, byte(kind)), key...) })
 	w.tx.Put(TableLog, lk, lv)
+	w.meta.Past += uint64(len(lk) + len(lv))
 	c := &Change{Kind: kind, Sub: w.sub, Revision: w.meta.Revision, Key: key}
 	if len(row) <= MaxEventRow {
 		c.Row = row
@@ -206,6 +225,11 @@ func applyPut(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 	}
 	w, err := newWriter(tx, cmd.Time, cmd.Actor)
 	if err != nil {
+		return nil, err
+	}
+	g := growth{w: &w}
+	g.put(c.Key, len(c.Value), old != nil, len(prev.Value))
+	if err := g.check(); err != nil {
 		return nil, err
 	}
 	lease := rehang(tx, &c, prev.Lease)
@@ -375,7 +399,9 @@ func applySweep(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 	}
 	removed := uint64(0)
 	for i := range rows {
-		removed += sweepRow(tx, &rows[i])
+		n, size := sweepRow(tx, &rows[i])
+		removed += n
+		m.Past -= min(size, m.Past) // rows from before Past was counted
 	}
 	if more {
 		m.Swept = rows[len(rows)-1].Revision
@@ -388,21 +414,22 @@ func applySweep(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 
 // sweepRow removes one log row, every older version of its key, and the tombstone
 // if the row is a delete.
-func sweepRow(tx *state.Tx, l *Log) uint64 {
+func sweepRow(tx *state.Tx, l *Log) (rows, size uint64) {
 	end := l.Revision
 	if l.Kind == Delete {
 		end++
 	}
 	var dead [][]byte
-	tx.Scan(TableHist, histKey(l.Key, 0), histKey(l.Key, end), func(k, _ []byte) bool {
+	tx.Scan(TableHist, histKey(l.Key, 0), histKey(l.Key, end), func(k, v []byte) bool {
 		dead = append(dead, append([]byte(nil), k...))
+		size += uint64(len(k) + len(v))
 		return true
 	})
 	for _, k := range dead {
 		tx.Delete(TableHist, k)
 	}
 	tx.Delete(TableLog, logKey(l.Revision, l.Sub))
-	return uint64(len(dead)) + 1
+	return uint64(len(dead)) + 1, size + uint64(12+1+len(l.Key))
 }
 
 // FutureRevision is the refusal of a revision ahead of the store's.

@@ -8,17 +8,23 @@ import (
 	"nekoq/services/state"
 )
 
-// Tables and kinds of commands. 0x2004 is kept for transactions.
+// Tables and kinds of commands.
 const (
 	TableKV   state.TableID = 0x80
 	TableHist state.TableID = 0x81
 	TableLog  state.TableID = 0x82
 	TableMeta state.TableID = 0x83
+	// TableQuota: prefix (with a byte before it) -> quota and what it uses.
+	TableQuota state.TableID = 0x84
 
 	KindPut     command.Kind = 0x2000
 	KindDelete  command.Kind = 0x2001
 	KindCompact command.Kind = 0x2002
 	KindSweep   command.Kind = 0x2003
+	KindTxn     command.Kind = 0x2004
+	KindQuota   command.Kind = 0x2005
+	KindLimit   command.Kind = 0x2006
+	KindRevert  command.Kind = 0x2007
 )
 
 // Ceilings that no configuration lifts, so that every node refuses the same. An

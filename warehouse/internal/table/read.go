@@ -215,3 +215,36 @@ func History(r state.Reader, key []byte, before uint64, fn func(rec *Record) boo
 	})
 	return err
 }
+
+// StoreRevision gives the store revision of the newest key revision; not ok: its log
+// row is gone.
+func StoreRevision(r state.Reader, m Meta) (rev uint64, ok bool, err error) {
+	var l Log
+	r.ScanReverse(TableLog, logKey(m.Revision, 0), nil, func(k, v []byte) bool {
+		l, err = decodeLog(k, v)
+		ok = err == nil && l.Revision == m.Revision
+		return false
+	})
+	if !ok || err != nil {
+		return 0, false, err
+	}
+	rec, ok, err := Version(r, l.Key, l.Revision)
+	return rec.StoreRevision, ok, err
+}
+
+// TimeOf gives when revision rev was made, in Unix nanoseconds. The history at rev
+// must be there.
+func TimeOf(r state.Reader, rev uint64) (at int64, err error) {
+	found := false
+	err = Changes(r, rev, rev, func(l Log) bool {
+		rec, ok, e := Version(r, l.Key, rev)
+		if e == nil && ok {
+			at, found = rec.Modified, true
+		}
+		return false
+	})
+	if err == nil && !found {
+		err = ErrRecord
+	}
+	return at, err
+}

@@ -204,15 +204,19 @@ type Meta struct {
 	Swept    uint64 // log rows below it are gone
 	Keys     uint64 // latest records
 	Bytes    uint64 // their keys and values
+	Past     uint64 // rows of hist and log, keys and values
+	Quotas   uint64 // prefixes with a quota
+	Limit    uint64 // bytes that the whole store may take; 0: DefaultLimit
 }
 
+// metaSize is that of the first format; what came later is missing in old rows.
 const metaSize = 1 + 5*8
 
 var metaKey = []byte("m")
 
 func (m Meta) encode() []byte {
-	b := append(make([]byte, 0, metaSize), 1)
-	for _, v := range [...]uint64{m.Revision, m.Compact, m.Swept, m.Keys, m.Bytes} {
+	b := append(make([]byte, 0, metaSize+3*8), 1)
+	for _, v := range [...]uint64{m.Revision, m.Compact, m.Swept, m.Keys, m.Bytes, m.Past, m.Quotas, m.Limit} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
 	return b
@@ -222,6 +226,14 @@ func decodeMeta(b []byte) (Meta, error) {
 	if len(b) < metaSize || b[0] != 1 {
 		return Meta{}, ErrRecord
 	}
-	at := func(i int) uint64 { return binary.BigEndian.Uint64(b[1+8*i:]) }
-	return Meta{Revision: at(0), Compact: at(1), Swept: at(2), Keys: at(3), Bytes: at(4)}, nil
+	at := func(i int) uint64 {
+		if len(b) < 9+8*i {
+			return 0
+		}
+		return binary.BigEndian.Uint64(b[1+8*i:])
+	}
+	return Meta{
+		Revision: at(0), Compact: at(1), Swept: at(2), Keys: at(3), Bytes: at(4),
+		Past: at(5), Quotas: at(6), Limit: at(7),
+	}, nil
 }

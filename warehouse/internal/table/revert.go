@@ -1,0 +1,194 @@
+package table
+
+import (
+	"bytes"
+	"encoding/binary"
+	"strconv"
+
+	"nekoq/services/command"
+	"nekoq/services/errs"
+	"nekoq/services/lease/leasetable"
+	"nekoq/services/state"
+	"nekoq/warehouse/api"
+)
+
+// MaxRevert bounds the keys that one rollback changes.
+const MaxRevert = 100_000
+
+// RevertCommand is the payload of KindRevert: the keys of a span become what they
+// were at a revision, as one ordinary new revision.
+type RevertCommand struct {
+	api.Span
+	Revision uint64
+}
+
+// Encode gives the payload.
+func (c *RevertCommand) Encode() []byte {
+	b := binary.AppendUvarint(nil, c.Revision)
+	b = append(binary.AppendUvarint(b, uint64(len(c.Key))), c.Key...)
+	return append(b, c.End...)
+}
+
+// Reverted is the result.
+type Reverted struct {
+	Revision     uint64 // key revision afterwards
+	Put, Deleted uint64
+}
+
+func (r Reverted) encode() []byte {
+	b := binary.AppendUvarint(make([]byte, 0, 12), r.Revision)
+	return binary.AppendUvarint(binary.AppendUvarint(b, r.Put), r.Deleted)
+}
+
+// DecodeReverted reads it.
+func DecodeReverted(b []byte) (r Reverted, err error) {
+	d := decoder{b: b}
+	r = Reverted{Revision: d.uvarint(), Put: d.uvarint(), Deleted: d.uvarint()}
+	return r, d.err("result")
+}
+
+// Difference is a key that is not the same at two revisions. A record that is nil
+// means that the key was not there.
+type Difference struct {
+	Key       []byte
+	Then, Now *Record
+}
+
+// Diff calls fn with the keys of [start, end) whose values differ between the
+// revisions from and to, in key order, until it returns false. Keys are copies;
+// records belong to the state. It reads only what changed in between, when that is
+// less than the range.
+func Diff(r state.Reader, m Meta, start, end []byte, from, to uint64, fn func(d Difference) bool) error {
+	return visible(start, end, func(start, end []byte) error {
+		return diffPart(r, m, start, end, from, to, fn)
+	})
+}
+
+func diffPart(r state.Reader, m Meta, start, end []byte, from, to uint64, fn func(d Difference) bool) error {
+	keys, err := unionKeys(r, m, start, end, from, to)
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		a, okA, err := At(r, k, from)
+		if err != nil {
+			return err
+		}
+		b, okB, err := At(r, k, to)
+		if err != nil {
+			return err
+		}
+		d := Difference{Key: k}
+		if okA && !a.Deleted {
+			d.Then = &a
+		}
+		if okB && !b.Deleted {
+			d.Now = &b
+		}
+		if d.Then == nil && d.Now == nil || d.Then != nil && d.Now != nil && bytes.Equal(a.Value, b.Value) {
+			continue
+		}
+		if !fn(d) {
+			return errStop
+		}
+	}
+	return nil
+}
+
+// unionKeys gives the keys of a range that have a record newer than the lower of the
+// two revisions: only they can differ.
+func unionKeys(r state.Reader, m Meta, start, end []byte, from, to uint64) ([][]byte, error) {
+	low := min(from, to)
+	var keys [][]byte
+	h := histKeys{r: r, end: histEnd(end)}
+	h.seek(histStart(start))
+	add := func(k []byte) { keys = append(keys, bytes.Clone(k)) }
+	r.Scan(TableKV, start, end, func(k, v []byte) bool {
+		for h.ok && bytes.Compare(h.key, k) < 0 {
+			add(h.key)
+			h.next()
+		}
+		if h.ok && bytes.Equal(h.key, k) {
+			h.next()
+		}
+		if modRevision(v) > low {
+			add(k)
+		}
+		return h.err == nil
+	})
+	for h.err == nil && h.ok {
+		add(h.key)
+		h.next()
+	}
+	return keys, h.err
+}
+
+func applyRevert(tx *state.Tx, cmd *command.Command) ([]byte, error) {
+	d := decoder{b: cmd.Payload}
+	c := RevertCommand{Revision: d.uvarint()}
+	c.Key = d.bytes()
+	c.End = d.b
+	if err := d.err("revert"); err != nil {
+		return nil, err
+	}
+	w, err := newWriter(tx, cmd.Time, cmd.Actor)
+	if err != nil {
+		return nil, err
+	}
+	m := w.meta
+	m.Revision--
+	if err := m.CheckRevision(c.Revision); err != nil {
+		return nil, err
+	}
+	var todo []Difference
+	g := growth{w: &w}
+	start, end := c.Bounds()
+	err = Diff(tx, m, start, end, c.Revision, m.Revision, func(d Difference) bool {
+		switch {
+		case d.Then == nil:
+			g.remove(d.Key, len(d.Now.Value))
+		case d.Now == nil:
+			g.put(d.Key, len(d.Then.Value), false, 0)
+		default:
+			g.put(d.Key, len(d.Then.Value), true, len(d.Now.Value))
+		}
+		todo = append(todo, d)
+		return len(todo) <= MaxRevert
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(todo) > MaxRevert {
+		return nil, errs.New(errs.TooLarge, "prefix: the rollback would change more than %d keys; roll parts of it back", MaxRevert).
+			With(errs.Detail{Field: "prefix", Value: string(c.Key), Limit: strconv.Itoa(MaxRevert) + " keys"})
+	}
+	if err := g.check(); err != nil {
+		return nil, err
+	}
+	out := Reverted{}
+	for _, d := range todo {
+		old, prev, err := latest(tx, d.Key)
+		if err != nil {
+			return nil, err
+		}
+		if d.Then == nil {
+			w.remove(d.Key, old, &prev)
+			if prev.Lease != 0 {
+				leasetable.Detach(tx, prev.Lease, leasetable.OwnerWarehouse, d.Key)
+			}
+			out.Deleted++
+			continue
+		}
+		var before *Record
+		if old != nil {
+			before = &prev
+		}
+		w.put(d.Key, d.Then.Value, prev.Lease, old, before)
+		out.Put++
+	}
+	out.Revision = w.revision()
+	if w.sub > 0 {
+		w.finish()
+	}
+	return out.encode(), nil
+}

@@ -1,0 +1,309 @@
+package warehouse
+
+import (
+	"context"
+	"encoding/binary"
+	"hash/crc32"
+	"io"
+	"strconv"
+	"time"
+
+	"nekoq/services/errs"
+	"nekoq/services/state"
+	"nekoq/warehouse/api"
+	"nekoq/warehouse/internal/table"
+)
+
+// Storage is the state file as the service needs it; *state.Machine is it.
+type Storage interface {
+	Sizes() (file, inUse int64)
+	Snapshot() (*state.Snapshot, error)
+	Defragment(ctx context.Context) error
+}
+
+func (s *Service) storageOn() error {
+	if s.storage == nil {
+		return errs.New(errs.ServiceOff, "the state file is not served here")
+	}
+	return nil
+}
+
+// Sizes tells how large the state file of this node is.
+func (s *Service) Sizes() Sizes {
+	out := Sizes{}
+	if s.storage != nil {
+		out.File, out.InUse = s.storage.Sizes()
+	}
+	if v, err := s.view(context.Background(), true); err == nil {
+		out.Limit, out.Used = int64(v.meta.StoreLimit()), int64(v.meta.Used())
+		v.Release()
+	}
+	return out
+}
+
+// SnapshotStream gives a consistent copy of this node's state file, in the form
+// that a restore reads, and its size. The reader must be closed.
+func (s *Service) SnapshotStream(context.Context) (io.ReadCloser, int64, error) {
+	if err := s.storageOn(); err != nil {
+		return nil, 0, err
+	}
+	snap, err := s.storage.Snapshot()
+	if err != nil {
+		return nil, 0, err
+	}
+	r, w := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, err := snap.WriteTo(w)
+		_ = w.CloseWithError(err) // nil ends the stream
+	}()
+	return &stream{PipeReader: r, snap: snap, done: done}, snap.Size(), nil
+}
+
+type stream struct {
+	*io.PipeReader
+	snap *state.Snapshot
+	done chan struct{}
+}
+
+// Close ends the stream, read or not.
+func (s *stream) Close() error {
+	_ = s.PipeReader.Close() // never fails
+	<-s.done
+	return s.snap.Close()
+}
+
+// Defragment gives the unused space of this node's state file back to the disk. The
+// node serves meanwhile.
+func (s *Service) Defragment(ctx context.Context) error {
+	if err := s.storageOn(); err != nil {
+		return err
+	}
+	return s.storage.Defragment(ctx)
+}
+
+// Alarms tells which marks of the store-wide limit are passed. They go by
+// themselves when space returns.
+func (s *Service) Alarms(ctx context.Context) ([]Alarm, error) {
+	v, err := s.view(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	defer v.Release()
+	return alarms(v.meta), nil
+}
+
+func alarms(m table.Meta) []Alarm {
+	var out []Alarm
+	used, limit := m.Used(), m.StoreLimit()
+	for _, a := range []struct {
+		kind    AlarmKind
+		percent uint64
+	}{{AlarmEarly, 80}, {AlarmLate, 95}, {AlarmNoSpace, 100}} {
+		if used >= limit/100*a.percent+limit%100*a.percent/100 {
+			out = append(out, Alarm{Kind: a.kind, Used: int64(used), Limit: int64(limit)})
+		}
+	}
+	return out
+}
+
+// HashKV hashes the versions of all keys that a reader at revision rev (0: the
+// newest) and later can see of the time up to rev: keys, values, revisions, versions
+// and leases. It is equal on all nodes.
+func (s *Service) HashKV(ctx context.Context, rev uint64) (Hash, error) {
+	v, err := s.view(ctx, rev == 0)
+	if err != nil {
+		return Hash{}, err
+	}
+	defer v.Release()
+	if rev == 0 {
+		rev = v.meta.Revision
+	} else if err := v.meta.CheckRevision(rev); err != nil {
+		return Hash{}, err
+	}
+	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	var b []byte
+	err = table.Range(v.View, v.meta, nil, nil, rev, func(k []byte, rec *table.Record) bool {
+		b = b[:0]
+		for _, n := range [...]uint64{uint64(len(k)), rec.CreateRevision, rec.ModRevision, rec.Version, rec.Lease, uint64(len(rec.Value))} {
+			b = binary.BigEndian.AppendUint64(b, n)
+		}
+		_, _ = h.Write(append(b, k...)) // a hash never fails
+		_, _ = h.Write(rec.Value)
+		return true
+	})
+	if err != nil {
+		return Hash{}, damaged(err)
+	}
+	return Hash{Revision: v.meta.Revision, HashRevision: rev, CompactRevision: v.meta.Compact, Hash: h.Sum32()}, nil
+}
+
+// Quota is the quota of a prefix and its use. A zero limit is none.
+type Quota struct {
+	Prefix     []byte
+	MaxBytes   uint64
+	MaxKeys    uint64
+	MaxWatches uint64 // open on one server
+	WriteRate  uint64 // puts a second
+	Bytes      uint64 // used
+	Keys       uint64
+	Watches    uint64 // open on this server
+}
+
+// SetQuota sets the quota of a prefix. All limits zero remove it.
+func (s *Service) SetQuota(ctx context.Context, q Quota) error {
+	if err := s.checkBound("prefix", q.Prefix); err != nil {
+		return err
+	}
+	if len(q.Prefix) > 0 {
+		if err := s.checkKey(q.Prefix); err != nil {
+			return err
+		}
+	}
+	c := table.QuotaCommand{Prefix: q.Prefix, MaxBytes: q.MaxBytes, MaxKeys: q.MaxKeys, MaxWatches: q.MaxWatches, WriteRate: q.WriteRate}
+	_, err := s.propose(ctx, table.KindQuota, c.Encode())
+	return err
+}
+
+// Quotas lists the quotas in the order of their prefixes.
+func (s *Service) Quotas(ctx context.Context, stale bool) ([]Quota, error) {
+	v, err := s.view(ctx, stale)
+	if err != nil {
+		return nil, err
+	}
+	defer v.Release()
+	out := []Quota{}
+	err = table.Quotas(v.View, func(q table.Quota) bool {
+		out = append(out, Quota{
+			Prefix: q.Prefix, MaxBytes: q.MaxBytes, MaxKeys: q.MaxKeys, MaxWatches: q.MaxWatches, WriteRate: q.WriteRate,
+			Bytes: q.Bytes, Keys: q.Keys, Watches: uint64(s.perPrefix.count(q.Prefix)),
+		})
+		return true
+	})
+	if err != nil {
+		return nil, damaged(err)
+	}
+	return out, nil
+}
+
+// MinStoreLimit is the least store-wide limit in bytes.
+const MinStoreLimit = 64 << 10
+
+// SetStoreLimit sets the limit of the whole store in bytes: keys, values and
+// history. 0 restores the default of 8 GiB.
+func (s *Service) SetStoreLimit(ctx context.Context, limit uint64) error {
+	if limit != 0 && (limit < MinStoreLimit || limit > 1<<50) {
+		return errs.Invalid("limit_bytes", limit, "0 or "+strconv.Itoa(MinStoreLimit)+" to "+strconv.Itoa(1<<50))
+	}
+	_, err := s.propose(ctx, table.KindLimit, table.EncodeNumber(limit))
+	return err
+}
+
+// Reverted says what a rollback changed.
+type Reverted struct {
+	api.Header
+	Put, Deleted uint64
+}
+
+// Revert makes the keys of a span what they were at revision rev, as one new
+// revision. Keys that did not exist then are deleted.
+func (s *Service) Revert(ctx context.Context, sp api.Span, rev uint64) (Reverted, error) {
+	if err := s.checkSpan(&sp); err != nil {
+		return Reverted{}, err
+	}
+	if rev == 0 {
+		return Reverted{}, errs.Invalid("revision", 0, "a revision from 1 on")
+	}
+	c := table.RevertCommand{Span: sp, Revision: rev}
+	res, err := s.propose(ctx, table.KindRevert, c.Encode())
+	if err != nil {
+		return Reverted{}, err
+	}
+	r, err := table.DecodeReverted(res.Data)
+	if err != nil {
+		return Reverted{}, errs.New(errs.Internal, "internal error").Wrap(err)
+	}
+	return Reverted{Header: api.Header{Revision: r.Revision, StoreRevision: res.Revision}, Put: r.Put, Deleted: r.Deleted}, nil
+}
+
+// Change is a key that differs between two revisions; nil: it was not there.
+type Change struct {
+	Key      []byte
+	From, To *api.KV
+}
+
+// Diff gives up to limit keys of a span that differ between two revisions (to 0: the
+// newest), and whether there are more.
+func (s *Service) Diff(ctx context.Context, sp api.Span, from, to uint64, limit int, stale bool) (h api.Header, out []Change, more bool, err error) {
+	if err := s.checkSpan(&sp); err != nil {
+		return h, nil, false, err
+	}
+	if limit, err = s.limit(limit); err != nil {
+		return h, nil, false, err
+	}
+	v, err := s.view(ctx, stale)
+	if err != nil {
+		return h, nil, false, err
+	}
+	defer v.Release()
+	if to == 0 {
+		to = v.meta.Revision
+	}
+	for _, rev := range [...]uint64{from, to} {
+		if err := v.meta.CheckRevision(rev); err != nil {
+			return h, nil, false, err
+		}
+	}
+	left := s.cfg.MaxPageBytes
+	start, end := sp.Bounds()
+	err = table.Diff(v.View, v.meta, start, end, from, to, func(d table.Difference) bool {
+		if len(out) == limit || left <= 0 {
+			more = true
+			return false
+		}
+		c := Change{Key: d.Key}
+		c.From, c.To = owned(d.Key, d.Then, &left), owned(d.Key, d.Now, &left)
+		out = append(out, c)
+		return true
+	})
+	if err != nil {
+		return h, nil, false, damaged(err)
+	}
+	return v.header(v.meta.Revision), out, more, nil
+}
+
+func owned(key []byte, r *table.Record, left *int64) *api.KV {
+	if r == nil {
+		return nil
+	}
+	kv := note(key, r)
+	kv.Value = append([]byte{}, kv.Value...)
+	*left -= int64(len(kv.Value) + len(key))
+	return &kv
+}
+
+// alarmLoop tells the log when a mark of the store-wide limit is passed.
+func (s *Service) alarmLoop(ctx context.Context, _ uint64) {
+	tick := s.clock.NewTicker(alarmLook)
+	defer tick.Stop()
+	had := 0
+	for {
+		if now, err := s.Alarms(ctx); err == nil && len(now) != had {
+			if len(now) > had {
+				a := now[len(now)-1]
+				s.log.Warn("warehouse: the store fills up", "alarm", string(a.Kind), "used_bytes", a.Used, "limit_bytes", a.Limit)
+			} else {
+				s.log.Info("warehouse: space has returned to the store", "alarms", len(now))
+			}
+			had = len(now)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C():
+		}
+	}
+}
+
+const alarmLook = time.Second

@@ -23,6 +23,8 @@ import (
 	"nekoq/services/wire"
 	"nekoq/warehouse"
 	"nekoq/warehouse/areas"
+	"nekoq/warehouse/conf"
+	"nekoq/warehouse/etcd"
 )
 
 // The modes.
@@ -46,7 +48,9 @@ type Config struct {
 	Lease       lease.Config     `koanf:"lease" doc:"Leases: how the leader ends what has run out."`
 	Numgen      numgen.Config    `koanf:"numgen" doc:"Ids."`
 	Warehouse   warehouse.Config `koanf:"warehouse" doc:"Keys and values."`
+	Etcd        etcd.Config      `koanf:"warehouse.etcd" doc:"The etcd v3 door over warehouse."`
 	Areas       areas.Config     `koanf:"areas" doc:"The tree of areas. Part of the service warehouse."`
+	Config      conf.Config      `koanf:"config" doc:"The configuration centre. Part of the service warehouse."`
 	Auth        Auth             `koanf:"auth" doc:"Who may do what."`
 	Telemetry   telemetry.Config `koanf:"telemetry" doc:"Log and traces of this process."`
 }
@@ -99,7 +103,9 @@ func Default() Config {
 		Lease:       lease.DefaultConfig(),
 		Numgen:      numgen.DefaultConfig(),
 		Warehouse:   warehouse.DefaultConfig(),
+		Etcd:        etcd.DefaultConfig(),
 		Areas:       areas.DefaultConfig(),
+		Config:      conf.DefaultConfig(),
 		Telemetry:   telemetry.DefaultConfig(),
 	}
 }

@@ -37,7 +37,9 @@ func (c *Config) mistakes() []error {
 	section("lease", c.Lease.Validate())
 	section("numgen", c.Numgen.Validate())
 	section("warehouse", c.Warehouse.Validate())
+	section("warehouse.etcd", c.Etcd.Validate())
 	section("areas", c.Areas.Validate())
+	section("config", c.Config.Validate())
 	section("telemetry", c.Telemetry.Validate())
 	if !isAddress(c.Native.Listen) {
 		out = append(out, errs.Invalid("native.listen", c.Native.Listen, "host:port, such as 127.0.0.1:9313"))
@@ -110,6 +112,9 @@ type door struct{ key, addr string }
 // doors is every address that is listened on in c's mode.
 func (c *Config) doors() []door {
 	out := []door{{"http.listen", c.HTTP.Listen}, {"native.listen", c.Native.Listen}}
+	if c.Services.Warehouse && c.Etcd.Listen != "" {
+		out = append(out, door{"warehouse.etcd.listen", c.Etcd.Listen})
+	}
 	if c.Mode == ModeCluster {
 		out = append(out, door{"cluster.listen", c.Cluster.Peer.Listen})
 	}
@@ -170,6 +175,19 @@ func (c *Config) HTTPAdvertise() string { return cmp.Or(c.advertised(c.HTTP.List
 
 func (c *Config) NativeAdvertise() string {
 	return cmp.Or(c.advertised(c.Native.Listen), c.Native.Listen)
+}
+
+// EtcdAdvertise is that of the etcd door, "" where it is the address listened on.
+func (c *Config) EtcdAdvertise() string {
+	return cmp.Or(c.advertised(c.Etcd.Listen), c.hostOnly(c.Etcd.Listen))
+}
+
+// hostOnly keeps an advertised host for a port that is chosen later.
+func (c *Config) hostOnly(listen string) string {
+	if _, port, err := net.SplitHostPort(listen); c.Node.Advertise != "" && err == nil && port == "0" {
+		return net.JoinHostPort(c.Node.Advertise, "0")
+	}
+	return ""
 }
 
 func (c *Config) advertised(listen string) string {

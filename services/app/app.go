@@ -37,6 +37,8 @@ import (
 	"nekoq/services/wire"
 	"nekoq/warehouse"
 	"nekoq/warehouse/areas"
+	"nekoq/warehouse/conf"
+	"nekoq/warehouse/etcd"
 )
 
 // Version of the program, set by the linker.
@@ -82,6 +84,8 @@ type App struct {
 	numgen   *numgen.Service
 	kv       *warehouse.Service
 	areas    *areas.Service
+	conf     *conf.Service
+	etcd     *etcd.Door // nil when off
 	leases   *lease.Service
 	local    *local.Replica // nil in Cluster
 	failures map[string]chan error
@@ -130,7 +134,8 @@ func registry() *state.Registry {
 	leases := lease.Register(reg)
 	numgen.Register(reg)
 	warehouse.Register(reg, leases)
-	areas.Register(reg)
+	conf.Register(reg, areas.Register(reg))
+	etcd.Register(reg)
 	return reg
 }
 
@@ -171,12 +176,26 @@ func (a *App) Replica() replica.Replica { return a.replica }
 // Areas is the node's tree of areas, for tests; nil before Start or when warehouse is off.
 func (a *App) Areas() *areas.Service { return a.areas }
 
+// Conf is the node's configuration centre, for tests; nil before Start or when warehouse is off.
+func (a *App) Conf() *conf.Service { return a.conf }
+
 // Machine is the node's state machine, for tests; nil before Start.
 func (a *App) Machine() *state.Machine { return a.machine }
 
 // HTTPAddr and NativeAddr are the addresses in use, nil in process.
 func (a *App) HTTPAddr() net.Addr   { return a.http.Addr() }
 func (a *App) NativeAddr() net.Addr { return a.native.addr() }
+
+// EtcdAddr is the address of the etcd door, nil in process or when it is off.
+func (a *App) EtcdAddr() net.Addr {
+	if a.etcd == nil {
+		return nil
+	}
+	return a.etcd.Addr()
+}
+
+// DialEtcd opens an in-process connection to the etcd door.
+func (a *App) DialEtcd(ctx context.Context) (net.Conn, error) { return a.etcd.Dial(ctx) }
 
 // Dial opens an in-process connection to the native door.
 func (a *App) Dial(context.Context) (net.Conn, error) { return a.native.dial() }

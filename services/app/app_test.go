@@ -73,7 +73,7 @@ func await(t *testing.T, what string, ok func() bool) {
 func TestLocalSwitchServesOverPorts(t *testing.T) {
 	cfg := configs.Default()
 	cfg.Node.DataDir = t.TempDir()
-	cfg.HTTP.Listen, cfg.Native.Listen = "127.0.0.1:0", "127.0.0.1:0"
+	cfg.HTTP.Listen, cfg.Native.Listen, cfg.Etcd.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	a := startNode(t, cfg)
 	addr := a.HTTPAddr().String()
 	require.NoError(t, a.Ready(t.Context()))
@@ -104,7 +104,7 @@ func TestThreeNodesServeOneState(t *testing.T) {
 	for id, addr := range addrs {
 		cfg := configs.Default()
 		cfg.Mode, cfg.Insecure, cfg.Node.ID, cfg.Node.DataDir = configs.ModeCluster, true, id, filepath.Join(dir, id)
-		cfg.HTTP.Listen, cfg.Native.Listen = "127.0.0.1:0", "127.0.0.1:0"
+		cfg.HTTP.Listen, cfg.Native.Listen, cfg.Etcd.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 		cfg.Cluster.Peer.Listen, cfg.Cluster.Peer.Peers = addr, peers
 		nodes[id] = startNode(t, cfg)
 	}

@@ -21,6 +21,7 @@ import (
 	"nekoq/services/watch"
 	"nekoq/warehouse"
 	"nekoq/warehouse/areas"
+	"nekoq/warehouse/conf"
 )
 
 // The components of the graph. "replica" makes the parts of the replicated
@@ -35,10 +36,12 @@ const (
 	compNumgen    = "numgen"
 	compWarehouse = "warehouse"
 	compAreas     = "areas"
+	compConfig    = "config"
 	compConsensus = "consensus"
 	compSystem    = "system"
 	compHTTP      = "http"
 	compNative    = "native"
+	compEtcd      = "etcd"
 	compTelemetry = "telemetry"
 )
 
@@ -50,7 +53,7 @@ func (a *App) components() {
 		return key + " = false"
 	}
 	var services []string
-	for name, on := range map[string]bool{compNumgen: a.cfg.Services.Numgen, compWarehouse: a.cfg.Services.Warehouse, compAreas: a.cfg.Services.Warehouse} {
+	for name, on := range map[string]bool{compNumgen: a.cfg.Services.Numgen, compWarehouse: a.cfg.Services.Warehouse, compAreas: a.cfg.Services.Warehouse, compConfig: a.cfg.Services.Warehouse} {
 		if on {
 			services = append(services, name)
 		}
@@ -82,6 +85,10 @@ func (a *App) components() {
 		Name: compAreas, Needs: []string{compReplica}, Off: off(a.cfg.Services.Warehouse, "services.warehouse"), Start: a.startAreas,
 	})
 	a.graph.Add(lifecycle.Component{
+		Name: compConfig, Needs: []string{compReplica, compAreas}, Off: off(a.cfg.Services.Warehouse, "services.warehouse"),
+		Start: a.startConfig, Drain: a.drainConfig,
+	})
+	a.graph.Add(lifecycle.Component{
 		Name: compConsensus, Needs: loops, Start: a.startConsensus, Stop: a.stopConsensus, Ready: a.consensusReady,
 		Failed: a.failure(compConsensus), StopTimeout: 20 * time.Second,
 	})
@@ -92,6 +99,14 @@ func (a *App) components() {
 	})
 	a.graph.Add(lifecycle.Component{
 		Name: compNative, Needs: doors, Start: a.startNative, Drain: a.native.drain, Stop: a.native.stop, Failed: a.native.failed,
+	})
+	etcdOff := off(a.cfg.Services.Warehouse, "services.warehouse")
+	if a.cfg.Etcd.Listen == "" {
+		etcdOff = `warehouse.etcd.listen = ""`
+	}
+	a.graph.Add(lifecycle.Component{
+		Name: compEtcd, Needs: doors, Off: etcdOff, Start: a.startEtcd, Drain: a.drainEtcd, Stop: a.stopEtcd,
+		Failed: a.failure(compEtcd), DrainTimeout: a.cfg.Etcd.DrainTimeout + time.Second,
 	})
 }
 
@@ -296,7 +311,7 @@ func (a *App) drainNumgen(ctx context.Context) error { return a.numgen.Stop(ctx)
 
 func (a *App) startWarehouse(context.Context) (err error) {
 	a.kv, err = warehouse.New(warehouse.Deps{
-		Replica: a.replica, Events: a.hub, Clock: a.clock, Logger: a.log, Metrics: a.tele.Registry,
+		Replica: a.replica, Events: a.hub, Leases: a.leases, Storage: a.machine, Clock: a.clock, Logger: a.log, Metrics: a.tele.Registry,
 	}, a.cfg.Warehouse)
 	return err
 }
@@ -305,6 +320,17 @@ func (a *App) startAreas(context.Context) (err error) {
 	a.areas, err = areas.New(areas.Deps{Replica: a.replica, Events: a.hub, Logger: a.log}, a.cfg.Areas)
 	return err
 }
+
+func (a *App) startConfig(ctx context.Context) (err error) {
+	a.conf, err = conf.New(conf.Deps{Replica: a.replica, Events: a.hub, Clock: a.clock, Logger: a.log, Metrics: a.tele.Registry}, a.cfg.Config)
+	if err != nil {
+		return err
+	}
+	return a.conf.Start(ctx)
+}
+
+// drainConfig withdraws the report of who listens here, which needs the consensus.
+func (a *App) drainConfig(ctx context.Context) error { return a.conf.Stop(ctx) }
 
 func (a *App) startSystem(context.Context) error {
 	var c system.Cluster = a.peers

@@ -8,6 +8,9 @@ import (
 	"nekoq/services/errs"
 	areasnative "nekoq/warehouse/areas/native"
 	areasrest "nekoq/warehouse/areas/rest"
+	"nekoq/warehouse/etcd"
+	confnative "nekoq/warehouse/conf/native"
+	confrest "nekoq/warehouse/conf/rest"
 	warehousenative "nekoq/warehouse/native"
 	warehouserest "nekoq/warehouse/rest"
 )
@@ -17,6 +20,7 @@ func (a *App) startHTTP(ctx context.Context) error {
 	if a.kv != nil {
 		warehouserest.Register(a.http, a.kv)
 		areasrest.Register(a.http, a.areas)
+		confrest.Register(a.http, a.conf)
 	} else {
 		a.offRoutes("warehouse")
 	}
@@ -42,9 +46,39 @@ func (a *App) startNative(ctx context.Context) error {
 	if a.kv != nil {
 		warehousenative.Register(a.mux, a.kv, a.auth)
 		areasnative.Register(a.mux, a.areas, a.auth)
+		confnative.Register(a.mux, a.conf, a.auth)
 	}
 	if a.numgen != nil {
 		numgennative.Register(a.mux, a.numgen, a.auth)
 	}
 	return a.native.start(ctx)
 }
+
+// startEtcd makes the etcd door and opens its port.
+func (a *App) startEtcd(ctx context.Context) error {
+	clusterID := func() string { return "localswitch" }
+	if a.peers != nil {
+		clusterID = a.peers.ClusterID
+	}
+	door, err := etcd.New(etcd.Deps{
+		Store: a.kv, Replica: a.replica, Machine: a.machine, Cluster: a.system.Cluster, Auth: a.auth, ClusterID: clusterID,
+		Advertise: a.cfg.EtcdAdvertise(), InProcess: a.deps.InProcess, Clock: a.clock, Logger: a.log,
+		Metrics: a.tele.Registry, Gatherer: a.tele.Registry,
+	}, a.cfg.Etcd)
+	if err != nil {
+		return err
+	}
+	a.etcd = door
+	failed := a.failure(compEtcd)
+	a.background.Go(func() {
+		select {
+		case err := <-door.Failed():
+			failed <- err
+		case <-a.ended:
+		}
+	})
+	return door.Start(ctx)
+}
+
+func (a *App) drainEtcd(ctx context.Context) error { return a.etcd.Drain(ctx) }
+func (a *App) stopEtcd(ctx context.Context) error  { return a.etcd.Stop(ctx) }

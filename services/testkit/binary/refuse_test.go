@@ -44,7 +44,7 @@ func refuses(t *testing.T, n *process.Nekoq, words ...string) {
 
 func TestPortInUseNamesTheSetting(t *testing.T) {
 	c := startCluster(t, 0)
-	for setting, addr := range map[string]string{"http.listen": c.nodes[0].HTTP, "native.listen": c.nodes[0].Native} {
+	for setting, addr := range map[string]string{"http.listen": c.nodes[0].HTTP, "native.listen": c.nodes[0].Native, "warehouse.etcd.listen": c.nodes[0].Etcd} {
 		other, err := process.NewNekoq(process.Options{Bin: bin, Dir: t.TempDir()})
 		require.NoError(t, err)
 		require.NoError(t, other[0].Start("--set", setting+"="+addr))
@@ -91,7 +91,7 @@ func TestCorruptStateFileIsRefused(t *testing.T) {
 }
 
 func TestCorruptLogIsRefused(t *testing.T) {
-	for _, store := range []string{"bolt"} {
+	for _, store := range []string{"wal", "bolt"} {
 		t.Run(store, func(t *testing.T) {
 			c := startCluster(t, 1, "cluster.log_store="+store)
 			for i := range 50 {

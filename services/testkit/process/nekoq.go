@@ -14,11 +14,11 @@ import (
 // Nekoq is one node run from the built binary. Its addresses and folder stay the
 // same over restarts.
 type Nekoq struct {
-	ID                         string
-	HTTP, Native, Cluster, Dir string
-	bin                        string
-	args                       []string
-	starts                     int
+	ID                               string
+	HTTP, Native, Cluster, Dir, Etcd string
+	bin                              string
+	args                             []string
+	starts                           int
 	*Process
 }
 
@@ -33,7 +33,7 @@ type Options struct {
 // NewNekoq prepares the nodes without starting them. Ports are free loopback ports.
 func NewNekoq(o Options) ([]*Nekoq, error) {
 	n := max(o.Nodes, 1)
-	addrs, err := FreePorts(3 * n)
+	addrs, err := FreePorts(4 * n)
 	if err != nil {
 		return nil, err
 	}
@@ -43,14 +43,15 @@ func NewNekoq(o Options) ([]*Nekoq, error) {
 		id := fmt.Sprintf("n%d", i+1)
 		nodes = append(nodes, &Nekoq{
 			ID: id, bin: o.Bin, Dir: filepath.Join(o.Dir, id),
-			HTTP: addrs[3*i], Native: addrs[3*i+1], Cluster: addrs[3*i+2],
+			HTTP: addrs[4*i], Native: addrs[4*i+1], Cluster: addrs[4*i+2], Etcd: addrs[4*i+3],
 		})
-		peers = append(peers, fmt.Sprintf("%q", id+"="+addrs[3*i+2]))
+		peers = append(peers, fmt.Sprintf("%q", id+"="+addrs[4*i+2]))
 	}
 	for _, node := range nodes {
 		node.args = []string{
 			"serve", "--data-dir", node.Dir, "--node-id", node.ID,
 			"--set", "http.listen=" + node.HTTP, "--set", "native.listen=" + node.Native,
+			"--set", "warehouse.etcd.listen=" + node.Etcd,
 		}
 		if o.Nodes > 0 {
 			node.args = append(
@@ -68,18 +69,18 @@ func NewNekoq(o Options) ([]*Nekoq, error) {
 
 // JoinNekoq prepares one more node that joins through the members given.
 func JoinNekoq(o Options, id string, members []*Nekoq) (*Nekoq, error) {
-	addrs, err := FreePorts(3)
+	addrs, err := FreePorts(4)
 	if err != nil {
 		return nil, err
 	}
-	node := &Nekoq{ID: id, bin: o.Bin, Dir: filepath.Join(o.Dir, id), HTTP: addrs[0], Native: addrs[1], Cluster: addrs[2]}
+	node := &Nekoq{ID: id, bin: o.Bin, Dir: filepath.Join(o.Dir, id), HTTP: addrs[0], Native: addrs[1], Cluster: addrs[2], Etcd: addrs[3]}
 	var join []string
 	for _, m := range members {
 		join = append(join, fmt.Sprintf("%q", m.Cluster))
 	}
 	node.args = []string{
 		"serve", "--data-dir", node.Dir, "--node-id", id, "--mode", "cluster", "--insecure",
-		"--set", "http.listen=" + node.HTTP, "--set", "native.listen=" + node.Native,
+		"--set", "http.listen=" + node.HTTP, "--set", "native.listen=" + node.Native, "--set", "warehouse.etcd.listen=" + node.Etcd,
 		"--set", "cluster.listen=" + node.Cluster, "--set", "cluster.join=[" + strings.Join(join, ",") + "]",
 	}
 	for _, s := range o.Set {

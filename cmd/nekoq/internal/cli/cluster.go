@@ -152,6 +152,7 @@ vote until it has caught up, and becomes a voter then ("nekoq cluster status" sh
 					"nekoq", "serve", "--mode", "cluster", "--insecure", "--node-id", args[0], "--data-dir", "nekoq-data/" + args[0],
 					"--set", "cluster.join=" + strings.Join(members, ","),
 					"--set", "cluster.listen=HOST:9311", "--set", "http.listen=HOST:9310", "--set", "native.listen=HOST:9313",
+					"--set", "warehouse.etcd.listen=HOST:2379",
 				}
 				return a.emit(map[string]any{"cluster_id": s.ClusterID, "members": members, "command": command}, func(*table) {
 					fmt.Fprintf(a.Stdout, "Run this where the new node is to live, with its own address for HOST:\n\n  %s\n", strings.Join(command, " "))

@@ -60,7 +60,9 @@ func (c *Client) PromoteMember(ctx context.Context, id string) (api.Done, error)
 
 // TransferLeadership hands leadership to a voter, to the most advanced one for "".
 func (c *Client) TransferLeadership(ctx context.Context, to string) (api.Done, error) {
-	return ask[api.Done](ctx, c, wire.MethodLeaderTransfer, api.TransferRequest{To: to}, true)
+	// Without a request id: a session would have to be opened in the log, which a
+	// leader without disk space refuses, and that leader is the one to be rid of.
+	return ask[api.Done](ctx, c, wire.MethodLeaderTransfer, api.TransferRequest{To: to}, false)
 }
 
 // CompareHashes compares the state hashes of all members now. content also

@@ -297,6 +297,13 @@ func (c *cluster) oneDiskFull(disk, role string, spare int64) {
 			c.readableWhileBehind(n, "before", "here")
 		}
 	}
+	if role == "leader" && (disk == "state" || spare > 0) {
+		// The way out while the disk is full: another node leads.
+		refused, _ := l.seen("")
+		_, err := c.client(n.Native).TransferLeadership(t.Context(), "")
+		require.NoError(t, err)
+		l.until(t, "writes under another leader", func(now int) bool { return now > refused+20 })
+	}
 	free()
 	count, _ := l.seen("")
 	l.until(t, "writes after space returned", func(now int) bool { return now > count+50 })

@@ -12,6 +12,7 @@ import (
 	"nekoq/services/lease/leasetable"
 	"nekoq/services/state"
 	"nekoq/services/testkit/replay"
+	"nekoq/warehouse/api"
 )
 
 func any1(key, value string) PutCommand {
@@ -165,7 +166,20 @@ func TestReplay(t *testing.T) {
 	}
 	for range 600 {
 		k := fmt.Appendf(nil, "k%d\x00%d", r.IntN(9), r.IntN(3))
-		switch r.IntN(10) {
+		switch r.IntN(14) {
+		case 10:
+			c := QuotaCommand{Prefix: k[:2], MaxKeys: uint64(r.IntN(9)), WriteRate: uint64(r.IntN(3) * 100)}
+			add(KindQuota, c.Encode())
+		case 11:
+			c := RevertCommand{Span: api.Prefix(k[:1]), Revision: uint64(r.IntN(len(cmds) + 2))}
+			add(KindRevert, c.Encode())
+		case 12, 13:
+			t := api.Txn{
+				If:   []api.Compare{{Span: api.One(k), Target: api.CompareVersion, Result: api.Less, Number: int64(r.IntN(3))}},
+				Then: []api.Op{put(string(k), "then"), {Range: &api.RangeRequest{Span: api.Prefix(k[:1]), Limit: 2, Order: api.Descending}}},
+				Else: []api.Op{del(string(k[:2]), "k5"), put(fmt.Sprintf("k7%d", r.IntN(3)), "else")},
+			}
+			add(KindTxn, t.Append(nil))
 		case 0:
 			c := DeleteCommand{Key: k, IfRevision: AnyRevision}
 			add(KindDelete, c.Encode())

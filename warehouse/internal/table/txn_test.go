@@ -1,0 +1,548 @@
+package table
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"nekoq/services/command"
+	"nekoq/services/errs"
+	"nekoq/services/state"
+	"nekoq/warehouse/api"
+)
+
+func (s *store) txn(t *api.Txn) (api.TxnResult, error) {
+	s.t.Helper()
+	r := s.apply(command.Command{Kind: KindTxn, Payload: t.Append(nil)})[0]
+	if r.Err != nil {
+		return api.TxnResult{}, r.Err
+	}
+	var out api.TxnResult
+	if err := out.Decode(r.Data); err != nil {
+		s.t.Fatalf("result: %v", err)
+	}
+	return out, nil
+}
+
+func put(k, v string) api.Op { return api.Op{Put: &api.PutOp{Key: []byte(k), Value: []byte(v)}} }
+
+func get(k string) api.Op { return api.Op{Range: &api.RangeRequest{Span: api.One([]byte(k))}} }
+
+func del(from, to string) api.Op {
+	return api.Op{Delete: &api.DeleteOp{Span: api.Span{Key: []byte(from), End: []byte(to)}, Prev: true}}
+}
+
+func compareTo(k string, target api.CompareTarget, result api.CompareResult, n int64) api.Compare {
+	return api.Compare{Span: api.One([]byte(k)), Target: target, Result: result, Number: n}
+}
+
+// plain carries a transaction out on the model, as plainly as can be.
+func (m *model) plain(t *api.Txn) (rev uint64, ok bool, answers []string) {
+	type step struct {
+		ops []api.Op
+		ok  bool
+	}
+	var choose func(t *api.Txn) step
+	taken := map[*api.Txn]step{}
+	choose = func(t *api.Txn) step {
+		st := step{t.Then, true}
+		for i := range t.If {
+			c := &t.If[i]
+			p := m.at(string(c.Key), m.rev)
+			have := map[api.CompareTarget]int64{}
+			if p != nil {
+				have = map[api.CompareTarget]int64{api.CompareVersion: int64(p.ver), api.CompareCreate: int64(p.create), api.CompareMod: int64(p.rev)}
+			}
+			holds := false
+			switch {
+			case c.Target == api.CompareValue && p == nil:
+			case c.Target == api.CompareValue:
+				holds = relation(c.Result, strings.Compare(p.value, string(c.Value)))
+			default:
+				d := 0
+				if have[c.Target] < c.Number {
+					d = -1
+				} else if have[c.Target] > c.Number {
+					d = 1
+				}
+				holds = relation(c.Result, d)
+			}
+			if !holds {
+				st = step{t.Else, false}
+				break
+			}
+		}
+		taken[t] = st
+		for _, o := range st.ops {
+			if o.Txn != nil {
+				choose(o.Txn)
+			}
+		}
+		return st
+	}
+	before, sub := m.rev, uint32(0)
+	note := func(c change) {
+		m.rev, c.rev, c.sub = before+1, before+1, sub
+		if p := m.at(c.key, before+1); p != nil {
+			c.prev = p.rev
+			if !c.del {
+				c.create, c.ver = p.create, p.ver+1
+			}
+		} else if !c.del {
+			c.create, c.ver = c.rev, 1
+		}
+		m.changes = append(m.changes, c)
+		sub++
+	}
+	var run func(st step)
+	run = func(st step) {
+		for _, o := range st.ops {
+			switch {
+			case o.Put != nil:
+				note(change{key: string(o.Put.Key), value: string(o.Put.Value)})
+				answers = append(answers, fmt.Sprintf("put %d", m.rev))
+			case o.Delete != nil:
+				n := 0
+				for _, k := range m.keys(m.rev) {
+					if k >= string(o.Delete.Key) && k < string(o.Delete.End) {
+						note(change{key: k, del: true})
+						n++
+					}
+				}
+				answers = append(answers, fmt.Sprintf("deleted %d %d", n, m.rev))
+			case o.Range != nil:
+				a := "none"
+				if p := m.at(string(o.Range.Key), m.rev); p != nil {
+					a = p.show()
+				}
+				answers = append(answers, fmt.Sprintf("%s %d", a, m.rev))
+			case o.Txn != nil:
+				st := taken[o.Txn]
+				answers = append(answers, fmt.Sprint("txn ", st.ok))
+				run(st)
+			}
+		}
+	}
+	st := choose(t)
+	run(st)
+	return m.rev, st.ok, answers
+}
+
+func relation(r api.CompareResult, order int) bool {
+	return r == api.Equal && order == 0 || r == api.Greater && order > 0 || r == api.Less && order < 0 || r == api.NotEqual && order != 0
+}
+
+func shown(r *api.TxnResult) (out []string) {
+	for i := range r.Ops {
+		switch o := &r.Ops[i]; {
+		case o.Put != nil:
+			out = append(out, fmt.Sprintf("put %d", o.Revision))
+		case o.Delete != nil:
+			out = append(out, fmt.Sprintf("deleted %d %d", o.Delete.Deleted, o.Revision))
+		case o.Range != nil:
+			a := "none"
+			if len(o.Range.Items) > 0 {
+				kv := &o.Range.Items[0]
+				a = fmt.Sprintf("%q=%q@%d/%d v%d", kv.Key, kv.Value, kv.CreateRevision, kv.ModRevision, kv.Version)
+			}
+			out = append(out, fmt.Sprintf("%s %d", a, o.Revision))
+		case o.Txn != nil:
+			out = append(out, fmt.Sprint("txn ", o.Txn.Succeeded))
+			out = append(out, shown(o.Txn)...)
+		}
+	}
+	return out
+}
+
+func drawTxn(rt *rapid.T, depth int) *api.Txn {
+	t := &api.Txn{}
+	for range rapid.IntRange(0, 2).Draw(rt, "conditions") {
+		c := api.Compare{
+			Span: api.One([]byte(keyGen.Draw(rt, "key"))), Target: api.CompareTarget(rapid.IntRange(0, 3).Draw(rt, "target")),
+			Result: api.CompareResult(rapid.IntRange(0, 3).Draw(rt, "relation")), Number: rapid.Int64Range(-1, 6).Draw(rt, "number"),
+			Value: []byte(rapid.SampledFrom([]string{"", "x", "cas"}).Draw(rt, "value")),
+		}
+		t.If = append(t.If, c)
+	}
+	ops := func() (out []api.Op) {
+		for range rapid.IntRange(0, 3).Draw(rt, "operations") {
+			switch k := keyGen.Draw(rt, "key"); rapid.IntRange(0, 3).Draw(rt, "kind") {
+			case 0, 1:
+				out = append(out, put(k, rapid.SampledFrom([]string{"", "x", "y"}).Draw(rt, "value")))
+			case 2:
+				out = append(out, get(k))
+			case 3:
+				if depth < 2 && rapid.Bool().Draw(rt, "nested") {
+					out = append(out, api.Op{Txn: drawTxn(rt, depth+1)})
+				} else {
+					out = append(out, del(k, keyGen.Draw(rt, "end")))
+				}
+			}
+		}
+		return out
+	}
+	t.Then, t.Else = ops(), ops()
+	return t
+}
+
+func modelTxn(rt *rapid.T, s *store, m *model) {
+	t := drawTxn(rt, 0)
+	if err := CheckTxn(t, 10); err != nil {
+		if !errs.Has(err, errs.DuplicateKey) {
+			rt.Fatalf("check: %v", err)
+		}
+		return
+	}
+	for _, o := range append(t.Then, t.Else...) {
+		if o.Delete != nil && len(o.Delete.End) == 1 && o.Delete.End[0] == 0 {
+			return // "\x00" as an end means everything, which the model does not know
+		}
+	}
+	if strings.Contains(fmt.Sprintf("%q", t.Append(nil)), `\x04`) { // nested: may hold such an end too
+		if nestedAll(t) {
+			return
+		}
+	}
+	res, err := s.txn(t)
+	if err != nil {
+		rt.Fatalf("txn: %v", err)
+	}
+	rev, ok, want := m.plain(t)
+	if got := shown(&res); res.Revision != rev || res.Succeeded != ok || fmt.Sprint(got) != fmt.Sprint(want) {
+		rt.Fatalf("txn gave %d %v %q; model %d %v %q", res.Revision, res.Succeeded, got, rev, ok, want)
+	}
+}
+
+func nestedAll(t *api.Txn) bool {
+	for _, ops := range [][]api.Op{t.Then, t.Else} {
+		for _, o := range ops {
+			if o.Delete != nil && string(o.Delete.End) == "\x00" || o.Txn != nil && nestedAll(o.Txn) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func modelRevert(rt *rapid.T, s *store, m *model) {
+	rev := rapid.Uint64Range(max(m.compact, 1), m.rev).Draw(rt, "rev")
+	from, to := keyGen.Draw(rt, "from"), keyGen.Draw(rt, "to")
+	if to == "\x00" {
+		return
+	}
+	c := RevertCommand{Span: api.Span{Key: []byte(from), End: []byte(to)}, Revision: rev}
+	r := s.apply(command.Command{Kind: KindRevert, Payload: c.Encode()})[0]
+	if r.Err != nil {
+		rt.Fatalf("revert: %v", r.Err)
+	}
+	before, sub := m.rev, uint32(0)
+	keys := map[string]bool{}
+	for _, c := range m.changes {
+		keys[c.key] = true
+	}
+	for _, k := range sortedKeys(keys) {
+		if k < from || k >= to {
+			continue
+		}
+		then, now := m.at(k, rev), m.at(k, before)
+		if then == nil && now == nil || then != nil && now != nil && then.value == now.value {
+			continue
+		}
+		ch := change{rev: before + 1, sub: sub, key: k, del: then == nil}
+		if then != nil {
+			ch.value, ch.create, ch.ver = then.value, before+1, 1
+		}
+		if now != nil {
+			ch.prev = now.rev
+			if then != nil {
+				ch.create, ch.ver, ch.leased = now.create, now.ver+1, now.leased
+			}
+		}
+		m.rev = before + 1
+		m.changes = append(m.changes, ch)
+		sub++
+	}
+	got, err := DecodeReverted(r.Data)
+	if err != nil || got.Revision != m.rev || got.Put+got.Deleted != uint64(sub) {
+		rt.Fatalf("revert to %d gave %+v %v; model %d, %d changes", rev, got, err, m.rev, sub)
+	}
+}
+
+func sortedKeys(set map[string]bool) []string {
+	m := &model{rev: 1}
+	for k := range set {
+		m.changes = append(m.changes, change{rev: 1, key: k})
+	}
+	return m.keys(1)
+}
+
+// compareQuotas checks what the quotas say is used.
+func compareQuotas(t *rapid.T, r state.Reader, m *model) {
+	err := Quotas(r, func(q Quota) bool {
+		keys, size := uint64(0), uint64(0)
+		for _, k := range m.keys(m.rev) {
+			if strings.HasPrefix(k, string(q.Prefix)) {
+				keys++
+				size += uint64(len(k) + len(m.at(k, m.rev).value))
+			}
+		}
+		if q.Keys != keys || q.Bytes != size {
+			t.Fatalf("quota %q: %d keys, %d bytes; model %d, %d", q.Prefix, q.Keys, q.Bytes, keys, size)
+		}
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Every condition of etcd's, on a key that exists, one that does not, and ranges.
+func TestConditions(t *testing.T) {
+	s := openStore(t)
+	for range 3 {
+		if _, err := s.put(PutCommand{Key: []byte("k"), Value: []byte("m"), IfRevision: AnyRevision}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	value := func(r api.CompareResult, v string) api.Compare {
+		return api.Compare{Span: api.One([]byte("k")), Target: api.CompareValue, Result: r, Value: []byte(v)}
+	}
+	missing := value(api.NotEqual, "x")
+	missing.Key = []byte("none")
+	all := func(c api.Compare, end string) api.Compare { c.End = []byte(end); return c }
+	for i, c := range []struct {
+		c    api.Compare
+		want bool
+	}{
+		{compareTo("k", api.CompareVersion, api.Equal, 3), true},
+		{compareTo("k", api.CompareVersion, api.Less, 3), false},
+		{compareTo("k", api.CompareCreate, api.Equal, 2), true},
+		{compareTo("k", api.CompareMod, api.Greater, 3), true},
+		{compareTo("k", api.CompareMod, api.NotEqual, 4), false},
+		{compareTo("k", api.CompareLease, api.Equal, 0), true},
+		{compareTo("none", api.CompareVersion, api.Equal, 0), true},
+		{compareTo("none", api.CompareCreate, api.Greater, -1), true},
+		{value(api.Equal, "m"), true},
+		{value(api.Less, "n"), true},
+		{value(api.Greater, "a"), true},
+		{missing, false}, // nothing compares with no value
+		{all(compareTo("a", api.CompareVersion, api.Equal, 3), "z"), true},
+		{all(compareTo("a", api.CompareVersion, api.Equal, 0), "b"), true}, // no keys: judged as a missing one
+		{all(compareTo("a", api.CompareVersion, api.Greater, 3), "\x00"), false},
+	} {
+		r, err := s.txn(&api.Txn{If: []api.Compare{c.c}})
+		if err != nil || r.Succeeded != c.want {
+			t.Errorf("condition %d: %v %v, want %v", i, r.Succeeded, err, c.want)
+		}
+	}
+	if m := s.meta(); m.Revision != 4 {
+		t.Errorf("conditions moved the revision to %d", m.Revision)
+	}
+}
+
+func TestTxnForm(t *testing.T) {
+	nested := func(ops ...api.Op) api.Op { return api.Op{Txn: &api.Txn{Then: ops}} }
+	for i, c := range []struct {
+		t    api.Txn
+		code errs.Code
+	}{
+		{api.Txn{Then: []api.Op{put("a", ""), put("a", "")}}, errs.DuplicateKey},
+		{api.Txn{Then: []api.Op{put("a", "")}, Else: []api.Op{put("a", "")}}, ""},
+		{api.Txn{Then: []api.Op{put("a", ""), del("a", "b")}}, errs.DuplicateKey},
+		{api.Txn{Then: []api.Op{del("a", "c"), del("b", "d")}}, ""},
+		{api.Txn{Then: []api.Op{put("a", ""), nested(put("a", ""))}}, errs.DuplicateKey},
+		{api.Txn{Then: []api.Op{del("a", "b"), nested(put("a", ""))}}, errs.DuplicateKey},
+		{api.Txn{Then: []api.Op{nested(del("a", "b")), put("a", "")}}, errs.DuplicateKey},
+		{api.Txn{Then: []api.Op{{Txn: &api.Txn{Then: []api.Op{put("a", "")}, Else: []api.Op{put("a", "")}}}}}, ""},
+		{api.Txn{Then: []api.Op{nested(put("a", "")), nested(put("a", ""))}}, errs.DuplicateKey},
+		{api.Txn{Then: []api.Op{get("a"), get("b"), get("c"), get("d")}}, errs.TooManyOps},
+		{api.Txn{Then: []api.Op{get("a"), nested(get("b"), get("c"))}}, errs.TooManyOps},
+		{api.Txn{Then: []api.Op{nested(get("b"), get("c"))}}, ""},
+	} {
+		if err := CheckTxn(&c.t, 3); errs.CodeOf(err) != c.code {
+			t.Errorf("transaction %d: %v, want %q", i, err, c.code)
+		}
+	}
+}
+
+// What is refused within a transaction refuses all of it.
+func TestTxnRefusals(t *testing.T) {
+	s := openStore(t)
+	if _, err := s.txn(&api.Txn{Then: []api.Op{put("k", "v")}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		op   api.Op
+		code errs.Code
+	}{
+		{api.Op{Put: &api.PutOp{Key: []byte("x"), Lease: 77}}, errs.LeaseNotFound},
+		{api.Op{Put: &api.PutOp{Key: []byte("x"), IgnoreValue: true}}, errs.NotFound},
+		{api.Op{Put: &api.PutOp{Key: []byte("x"), IgnoreLease: true}}, errs.NotFound},
+		{api.Op{Put: &api.PutOp{}}, errs.InvalidArgument},
+		{api.Op{Put: &api.PutOp{Key: make([]byte, MaxKey+1)}}, errs.TooLarge},
+		{api.Op{Range: &api.RangeRequest{Span: api.One([]byte("k")), Revision: 99}}, errs.FutureRevision},
+	} {
+		if _, err := s.txn(&api.Txn{Then: []api.Op{put("other", "v"), c.op}}); !errs.Has(err, c.code) {
+			t.Errorf("%+v: %v, want %s", c.op, err, c.code)
+		}
+	}
+	if m := s.meta(); m.Revision != 2 || m.Keys != 1 {
+		t.Errorf("refused transactions left %+v", m)
+	}
+	holding := api.Txn{Holding: []api.Token{{Kind: api.TokenKey, Name: "k", Token: 2}}, Then: []api.Op{put("k", "w")}}
+	if _, err := s.txn(&holding); err != nil {
+		t.Errorf("a token that holds: %v", err)
+	}
+	holding.Holding[0].Token = 3
+	if _, err := s.txn(&holding); !errs.Has(err, errs.StaleToken) {
+		t.Errorf("a token that does not hold: %v", err)
+	}
+}
+
+func TestQuotas(t *testing.T) {
+	s := openStore(t)
+	set := func(prefix string, q QuotaCommand) error {
+		q.Prefix = []byte(prefix)
+		return s.apply(command.Command{Kind: KindQuota, Payload: q.Encode()})[0].Err
+	}
+	write := func(k string, size int) error {
+		_, err := s.put(PutCommand{Key: []byte(k), Value: make([]byte, size), IfRevision: AnyRevision})
+		return err
+	}
+	if err := write("a/0", 7); err != nil {
+		t.Fatal(err)
+	}
+	if err := set("a/", QuotaCommand{MaxKeys: 2, MaxBytes: 100}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		key  string
+		size int
+		code errs.Code
+	}{
+		{"a/1", 10, ""},
+		{"a/2", 1, errs.QuotaExceeded}, // the third key
+		{"a/1", 100, errs.QuotaExceeded},
+		{"a/1", 80, ""},
+		{"b/1", 500, ""}, // others go on
+		{"a0", 1, ""},
+	} {
+		if err := write(c.key, c.size); errs.CodeOf(err) != c.code {
+			t.Errorf("%s with %d: %v, want %q", c.key, c.size, err, c.code)
+		}
+	}
+	// A transaction is judged by what it leaves.
+	_, err := s.txn(&api.Txn{Then: []api.Op{del("a/0", "a/1"), put("a/9", "v")}})
+	if err != nil {
+		t.Errorf("one goes, one comes: %v", err)
+	}
+	if err := set("none", QuotaCommand{}); !errs.Has(err, errs.NotFound) {
+		t.Errorf("removing what is not there: %v", err)
+	}
+	if err := set("r/", QuotaCommand{WriteRate: 3}); err != nil {
+		t.Fatal(err)
+	}
+	passed := 0
+	for range 10 { // the harness' clock goes on by 1 µs a command
+		if err := write("r/x", 1); err == nil {
+			passed++
+		} else if !errs.Has(err, errs.TooManyRequests) {
+			t.Fatal(err)
+		}
+	}
+	s.now += 400e6
+	if err := write("r/x", 1); err != nil || passed != 3 {
+		t.Errorf("%d passed, then %v", passed, err)
+	}
+	v := s.m.View()
+	defer v.Release()
+	found, err := QuotasOf(v, []byte("r/x/y"))
+	if err != nil || len(found) != 1 || string(found[0].Prefix) != "r/" {
+		t.Errorf("quotas of r/x/y: %+v %v", found, err)
+	}
+}
+
+// At the limit of the store growth is refused, deletes and compaction are not, and
+// space that returns heals it.
+func TestStoreLimit(t *testing.T) {
+	s := openStore(t)
+	if err := s.apply(command.Command{Kind: KindLimit, Payload: EncodeNumber(100_000)})[0].Err; err != nil {
+		t.Fatal(err)
+	}
+	write := func(i int) error {
+		_, err := s.put(PutCommand{Key: fmt.Appendf(nil, "k%d", i%3), Value: make([]byte, 10_000), IfRevision: AnyRevision})
+		return err
+	}
+	n := 0
+	for ; n < 1000; n++ {
+		if err := write(n); err != nil {
+			if !errs.Has(err, errs.QuotaExceeded) {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	if n < 5 || n > 10 {
+		t.Fatalf("%d writes of 10 kB went into 100 kB", n)
+	}
+	if _, err := s.del(DeleteCommand{Key: []byte("k0"), IfRevision: AnyRevision}); err != nil {
+		t.Fatalf("delete: %v", err)
+	}
+	s.apply(command.Command{Kind: KindCompact, Payload: EncodeNumber(s.meta().Revision)})
+	s.apply(command.Command{Kind: KindSweep, Payload: EncodeNumber(1000)})
+	if err := write(n); err != nil {
+		t.Fatalf("after the compaction: %v; %+v", err, s.meta())
+	}
+}
+
+// Rebuilt equals incremental, and both equal a walk, over splits and merges.
+func TestCountIndex(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		s := newStore(rt, t.TempDir())
+		defer s.m.Close()
+		keys := rapid.IntRange(1, 3000)
+		var batch []command.Command
+		for range rapid.IntRange(1, 12).Draw(rt, "rounds") {
+			batch = batch[:0]
+			at, n := keys.Draw(rt, "at"), rapid.IntRange(1, 700).Draw(rt, "n")
+			step := rapid.IntRange(1, 5).Draw(rt, "step")
+			remove := rapid.Bool().Draw(rt, "remove")
+			for i := range n {
+				k := fmt.Appendf(nil, "%05d", at+i*step)
+				c := command.Command{Kind: KindPut, Payload: (&PutCommand{Key: k, IfRevision: AnyRevision}).Encode()}
+				if remove {
+					c = command.Command{Kind: KindDelete, Payload: (&DeleteCommand{Key: k, IfRevision: AnyRevision}).Encode()}
+				}
+				batch = append(batch, c)
+			}
+			old := s.m.View()
+			before := FrozenCounts(old).Count(old, nil, nil)
+			s.apply(batch...)
+			if again := FrozenCounts(old).Count(old, nil, nil); again != before {
+				rt.Fatalf("a frozen count went from %d to %d", before, again)
+			}
+			old.Release()
+		}
+		v := s.m.View()
+		defer v.Release()
+		rebuilt := newCountIndex()
+		rebuilt.Rebuild(v)
+		fresh := rebuilt.Freeze().(*Counts)
+		for range 20 {
+			from, to := fmt.Appendf(nil, "%05d", keys.Draw(rt, "from")), fmt.Appendf(nil, "%05d", keys.Draw(rt, "to"))
+			if rapid.Bool().Draw(rt, "open") {
+				to = nil
+			}
+			want := uint64(0)
+			if to == nil || bytes.Compare(from, to) < 0 {
+				want = walk(v, from, to)
+			}
+			if a, b := FrozenCounts(v).Count(v, from, to), fresh.Count(v, from, to); a != want || b != want {
+				rt.Fatalf("[%s,%s): %d incrementally, %d rebuilt, %d by a walk", from, to, a, b, want)
+			}
+		}
+	})
+}

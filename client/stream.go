@@ -24,6 +24,7 @@ type stream struct {
 	closed bool
 
 	failed failures
+	last   error // why it broke last
 	pause  time.Duration
 	over   error // told again and again once it is set
 }
@@ -102,6 +103,7 @@ func (s *stream) recv(ctx context.Context) ([]byte, error) {
 		if err == nil {
 			s.pause = 0
 			s.failed = failures{}
+			s.last = nil
 			return msg, nil
 		}
 		if ctx.Err() != nil {
@@ -124,11 +126,24 @@ func (s *stream) recv(ctx context.Context) ([]byte, error) {
 		case !tryElsewhere(code) && code != errs.WatcherTooSlow:
 			s.over = err
 		default:
+			s.last = err
 			s.c.cfg.Logger.Debug("a stream broke; opening it anew", "error", err)
 		}
 	}
 	s.cancel()
 	return nil, s.over
+}
+
+// unanswered is the error of a stream that gave nothing in its first while.
+func (s *stream) unanswered(limit time.Duration) error {
+	if errs.Has(s.last, errs.NoLeader) {
+		return s.last
+	}
+	e := errs.New(errs.Unavailable, "nothing began within %s", limit)
+	if s.last != nil {
+		e = errs.New(errs.Unavailable, "nothing began within %s: %s", limit, errs.From(s.last).Message)
+	}
+	return e.Wrap(s.last)
 }
 
 // reopen finds a server that takes the stream, with pauses. An error that is not

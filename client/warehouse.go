@@ -272,11 +272,22 @@ func (k *KV) watch(ctx context.Context, req api.WatchRequest, opts []KVOption) (
 	w.s = s
 	// The first answer tells where the watch stands: whoever has a watch misses
 	// nothing that happens after.
-	if _, err := w.step(ctx); err != nil {
+	if err := w.begin(ctx, k.client().cfg.Timeout); err != nil {
 		w.Close()
 		return nil, err
 	}
 	return w, nil
+}
+
+// begin waits for the first answer, for no longer than limit.
+func (w *KeyWatch) begin(ctx context.Context, limit time.Duration) error {
+	first, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	_, err := w.step(first)
+	if err != nil && first.Err() != nil && ctx.Err() == nil {
+		return w.s.unanswered(limit)
+	}
+	return err
 }
 
 // KeyWatch is read by one goroutine.

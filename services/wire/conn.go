@@ -310,14 +310,21 @@ func (c *Conn) head(ctx context.Context, r Request) (requestHead, int64, error) 
 	} else if !ok {
 		return h, 0, nil
 	}
-	if h.timeout = min(time.Until(at), maxTimeout); h.timeout <= 0 {
+	left := min(time.Until(at), maxTimeout)
+	if left <= 0 {
 		return h, 0, errs.From(context.DeadlineExceeded)
 	}
+	// The server is to end a little earlier, so that its answer, which knows the
+	// reason, arrives before the wait is over.
+	h.timeout = left - min(left/20, maxHeadStart)
 	if !watch {
 		return h, 0, nil
 	}
-	return h, nano() + int64(h.timeout), nil
+	return h, nano() + int64(left), nil
 }
+
+// maxHeadStart bounds how much earlier than the caller the server's deadline is.
+const maxHeadStart = 100 * time.Millisecond
 
 // enter gives a free id to p or st, whichever is set. lone tells that nothing
 // else is under way.

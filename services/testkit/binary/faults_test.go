@@ -142,6 +142,17 @@ func TestNoQuorum(t *testing.T) {
 		require.Contains(t, []errs.Code{errs.NoLeader, errs.OutcomeUnknown, errs.DeadlineExceeded, errs.Unavailable}, errs.CodeOf(err), "%s: %v", name, err)
 		require.Less(t, time.Since(began), 4*time.Second, name)
 	}
+	// The server ends first, so that the caller learns why, and a watch that can
+	// not begin says so.
+	short, err := client.New(client.Config{Endpoints: []string{keep.Native}, Timeout: 2 * time.Second, NoDiscovery: true})
+	require.NoError(t, err)
+	defer short.Close()
+	began := time.Now()
+	_, err = short.KV().Get(t.Context(), "before")
+	require.Equal(t, errs.NoLeader, errs.CodeOf(err), "%v", err)
+	_, err = short.KV().Watch(t.Context(), "before", client.AfterRevision(1))
+	require.Contains(t, []errs.Code{errs.NoLeader, errs.Unavailable}, errs.CodeOf(err), "%v", err)
+	require.Less(t, time.Since(began), 6*time.Second)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+keep.HTTP+"/v1/warehouse/kv/after", http.NoBody)
 	require.NoError(t, err)
 	req.Header.Set("Request-Timeout", "1s")

@@ -49,7 +49,8 @@ type logEngine interface {
 //
 // raft's main loop writes; any goroutine reads.
 type logStore struct {
-	first func() error // called when the empty log got entries, before they count
+	first    func() error                // called when the empty log got entries, before they count
+	snapshot func() (index, term uint64) // the newest one's; 0 for none
 
 	engine logEngine
 	disk   *diskGuard
@@ -63,6 +64,7 @@ type logStore struct {
 	full   atomic.Bool // no space for the last write; stays until one succeeds
 
 	last    atomic.Uint64 // last index that is certainly there
+	ghost   atomic.Uint64 // raft may believe in entries up to here; 0 for none (see ghosts.go)
 	written atomic.Int64  // bytes of entries since New
 	cache   entryCache
 
@@ -108,6 +110,7 @@ func openLog(engine logEngine, cfg Config, disk *diskGuard, log *slog.Logger, m 
 		cache:    entryCache{limit: cfg.CacheBytes},
 		trailing: cfg.TrailingLogBytes, limit: cfg.SnapshotLogBytes,
 		trimWake: make(chan struct{}, 1), grown: make(chan struct{}, 1),
+		snapshot: func() (index, term uint64) { return 0, 0 },
 	}
 	if err := s.scan(); err != nil {
 		_ = raw.Close()
@@ -169,7 +172,7 @@ func (s *logStore) GetLog(index uint64, l *raft.Log) error {
 		return nil
 	}
 	if index > s.last.Load() {
-		return raft.ErrLogNotFound
+		return s.ghostLog(index, l)
 	}
 	s.mu.RLock()
 	err := s.raw.GetLog(index, l)
@@ -193,6 +196,9 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		s.full.Store(true)
 		return errStorageFull(nil)
 	}
+	if g := s.ghost.Load(); g != 0 && logs[0].Index > g {
+		return errGhosts
+	}
 	for _, l := range logs {
 		if len(l.Extensions) == 0 {
 			l.Extensions = checksum(l) // the leader's; followers store what they were sent
@@ -215,6 +221,7 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		}
 	}
 	s.last.Store(logs[len(logs)-1].Index)
+	s.ghost.Store(0)
 	for _, l := range logs {
 		s.cache.put(l)
 		s.account(l)

@@ -114,6 +114,7 @@ func TestLogTailIsCutAndRead(t *testing.T) {
 			require.NoError(t, s.GetLog(10, &l))
 			require.Equal(t, uint64(1), l.Term)
 		}
+		s.snapshot = func() (index, term uint64) { return 99, 7 }
 		require.NoError(t, s.DeleteRange(1, s.last.Load()))
 		require.NoError(t, s.StoreLogs(entries(100, 110, 7)))
 		require.NoError(t, s.Close())

@@ -57,6 +57,7 @@ func (s *logStore) cutTail(lo, last uint64) error {
 		return s.broke(err)
 	}
 	s.last.Store(left)
+	s.noteGhosts(last)
 	s.marksMu.Lock()
 	for k := len(s.marks); k > 0 && s.marks[k-1].index >= lo; k-- {
 		s.marks = s.marks[:k-1]

@@ -141,6 +141,7 @@ func (n *Node) open() (err error) {
 	if n.logs, err = openLog(newEngine(n.cfg, n.dir, n.hclog), n.cfg, n.disk, n.log, n.m, n.fail); err != nil {
 		return err
 	}
+	n.logs.snapshot = n.snaps.covered
 	if err := errors.Join(syncDir(n.dir), syncDir(filepath.Dir(n.dir))); err != nil {
 		return errs.New(errs.Internal, "the folder %s cannot be synced: %v", n.dir, err).Wrap(err)
 	}

@@ -168,6 +168,14 @@ func (s *snapshots) last() *snapshotMeta {
 	return s.newest
 }
 
+// covered is the index and term of the newest snapshot, 0 for none.
+func (s *snapshots) covered() (index, term uint64) {
+	if m := s.last(); m != nil {
+		return m.Index, m.Term
+	}
+	return 0, 0
+}
+
 func (s *snapshots) setInstalling(on bool) {
 	if s.installing.Swap(on) != on && s.install != nil {
 		s.install(on)
@@ -322,10 +330,18 @@ func (k *sink) Close() (err error) {
 			return err
 		}
 	}
-	if old := k.store.last(); old != nil && old.Index > k.meta.Index {
+	old := k.store.last()
+	if old != nil && old.Index > k.meta.Index {
 		return k.discard(fmt.Errorf("snapshot %s is older than %s", k.meta.ID, old.ID))
 	}
-	return k.store.save(k.meta)
+	if err := k.store.save(k.meta); err != nil {
+		return err
+	}
+	if old != nil && old.Data != "" {
+		// It could not be taken over, perhaps because it filled the disk.
+		_ = os.Remove(filepath.Join(k.store.dir, old.Data))
+	}
+	return nil
 }
 
 func (k *sink) discard(err error) error {

@@ -75,6 +75,9 @@ func (t *transport) passHeartbeats() { t.NetworkTransport.SetHeartbeatHandler(ni
 // AppendEntries bounds the message. raft reads from the request afterwards how
 // far it came.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if ghosts(req) {
+		return errGhosts
+	}
 	t.bound(req)
 	return t.NetworkTransport.AppendEntries(id, target, req, resp)
 }

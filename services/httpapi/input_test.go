@@ -200,3 +200,16 @@ func TestRouteWithoutAccessPanics(t *testing.T) {
 	}()
 	Raw(s, rawOp("x", "GET", "/x"), Access{}, func(*gin.Context) {})
 }
+
+// A body that is compressed is refused, since nothing unpacks it.
+func TestCompressedBodyIsRefused(t *testing.T) {
+	s := typedServer(t, Deps{})
+	rec := call(s, "POST", "/v1/make/x", `{"start":"1"}`, "Content-Encoding", "gzip")
+	p := problemOfRec(t, rec)
+	if rec.Code != 415 || p.Code != "unsupported_media_type" || len(p.Errors) != 1 || p.Errors[0].Field != "Content-Encoding" || p.Errors[0].Value != "gzip" {
+		t.Errorf("%d %s", rec.Code, rec.Body)
+	}
+	if rec := call(s, "POST", "/v1/make/x", `{"start":"1"}`, "Content-Encoding", "identity"); rec.Code != 200 {
+		t.Errorf("%d %s", rec.Code, rec.Body)
+	}
+}

@@ -104,6 +104,12 @@ func (s *Server) check(c *gin.Context, r *request) error {
 		}
 	}
 	if req.Body != nil && req.Body != http.NoBody {
+		// A compressed body would be kept as it came, and read back without a word
+		// of how to unpack it.
+		if enc := req.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
+			return errs.New(errs.UnsupportedMedia, "Content-Encoding: %q is not supported: send the body as it is", enc).
+				With(errs.Detail{Field: "Content-Encoding", Value: enc, Limit: "none, or identity"})
+		}
 		if rt.maxBody > 0 && req.ContentLength > rt.maxBody {
 			req.Close = true // the rest of the body is not read
 			c.Writer.Header().Set("Connection", "close")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"io/fs"
 	"fmt"
 	"os"
 	"runtime/debug"
@@ -243,7 +244,12 @@ func openError(path string, err error) error {
 	case isFull(err):
 		return errs.New(errs.StorageFull, "the disk of the state file %s is full; make room and start again", path).Wrap(err)
 	}
-	if info, serr := os.Stat(path); serr == nil && info.Mode().IsRegular() && !errors.Is(err, os.ErrPermission) {
+	if at, ok := errors.AsType[*fs.PathError](err); ok {
+		// The system's word about the path says nothing about what the file holds.
+		return errs.New(errs.Unavailable, "the state file %s cannot be opened: %v; make it readable and writable for this user, "+
+			"or set node.data_dir to another folder", path, at.Err).Wrap(err)
+	}
+	if info, serr := os.Stat(path); serr == nil && info.Mode().IsRegular() {
 		return corrupt(path, err)
 	}
 	return errs.New(errs.Unavailable, "the state file %s cannot be opened: %v", path, err).Wrap(err)

@@ -98,7 +98,7 @@ func (p *params) ttl() time.Duration {
 
 func (p *params) text(field, v string) []byte {
 	if !utf8.ValidString(v) {
-		p.fail(field, strconv.QuoteToASCII(v), "UTF-8 text")
+		p.fail(field, v, "UTF-8 text")
 	}
 	return []byte(v)
 }

@@ -194,7 +194,7 @@ func (a *app) clusterRemove() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use: "remove ID", Short: "Remove a member for good", Args: cobra.ExactArgs(1),
-		Long: "Remove a member for good. Its id can not come back with the old data; a new node takes a new id.",
+		Long: "Remove a member for good. Its data folder can not come back; with an empty one it may join again.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.done(cmd, args[0]+" is removed", func(ctx context.Context, b Backend) (api.Done, error) {
 				return b.RemoveMember(ctx, args[0], force)

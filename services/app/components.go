@@ -19,6 +19,7 @@ import (
 	"nekoq/services/state"
 	"nekoq/services/telemetry"
 	"nekoq/services/watch"
+	"nekoq/services/wire"
 	"nekoq/warehouse"
 	"nekoq/warehouse/areas"
 	"nekoq/warehouse/conf"
@@ -345,5 +346,9 @@ func (a *App) startSystem(context.Context) error {
 	})
 	system.RegisterREST(a.http, a.system)
 	system.RegisterNative(a.mux, a.system)
+	a.mux.Unary(wire.MethodHello, "system.hello", wire.JSON(func(context.Context, *struct{}) (*wire.ServerInfo, error) {
+		info := a.hello()
+		return &info, nil
+	}))
 	return nil
 }

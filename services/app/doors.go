@@ -8,9 +8,9 @@ import (
 	"nekoq/services/errs"
 	areasnative "nekoq/warehouse/areas/native"
 	areasrest "nekoq/warehouse/areas/rest"
-	"nekoq/warehouse/etcd"
 	confnative "nekoq/warehouse/conf/native"
 	confrest "nekoq/warehouse/conf/rest"
+	"nekoq/warehouse/etcd"
 	warehousenative "nekoq/warehouse/native"
 	warehouserest "nekoq/warehouse/rest"
 )

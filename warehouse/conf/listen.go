@@ -1,0 +1,255 @@
+package conf
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"nekoq/services/errs"
+	"nekoq/services/state"
+	areasapi "nekoq/warehouse/areas/api"
+	"nekoq/warehouse/conf/api"
+)
+
+// Limits of what a client says of itself.
+const (
+	maxClientName = 128
+	maxLabels     = 16
+)
+
+// asked is a checked EffectiveRequest.
+type asked struct {
+	api.EffectiveRequest
+	client api.Client
+}
+
+func checkEffective(r api.EffectiveRequest) (*asked, error) {
+	if r.Area != "" {
+		if err := areasapi.CheckName("area", r.Area); err != nil {
+			return nil, err
+		}
+	}
+	if err := api.CheckGroup("group", r.Group); err != nil {
+		return nil, err
+	}
+	if r.Key != "" {
+		if err := api.CheckKey("key", r.Key); err != nil {
+			return nil, err
+		}
+	}
+	if len(r.Client) > maxClientName {
+		return nil, errs.Invalid("client", r.Client, "up to 128 bytes")
+	}
+	if len(r.Labels) > maxLabels {
+		return nil, errs.Invalid("labels", len(r.Labels), "at most 16 labels")
+	}
+	for _, k := range slices.Sorted(maps.Keys(r.Labels)) {
+		if k == "" || len(k) > api.MaxGroup || len(r.Labels[k]) > api.MaxKey {
+			return nil, errs.Invalid("labels", k, "names of 1 to 128 bytes with values of up to 256")
+		}
+	}
+	a := &asked{EffectiveRequest: r, client: api.Client{Name: r.Client, Labels: r.Labels}}
+	if r.IP != "" {
+		ip, err := netip.ParseAddr(r.IP)
+		if err != nil {
+			return nil, errs.Invalid("ip", r.IP, "an IP address")
+		}
+		a.client.IP = ip
+	}
+	return a, nil
+}
+
+// Effective gives what a client gets: all keys of a group, or one. Hidden keys are
+// not among them. With r.Hash of the same, it gives no values.
+func (s *Service) Effective(ctx context.Context, r api.EffectiveRequest) (*api.Effective, error) {
+	a, err := checkEffective(r)
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.view(ctx, r.Stale)
+	if err != nil {
+		return nil, err
+	}
+	defer v.Release()
+	return s.effective(v, a, r.Hash)
+}
+
+// effective works out what a client gets; the values only when their hash is not
+// have.
+func (s *Service) effective(v *state.View, a *asked, have string) (*api.Effective, error) {
+	d := newReading(v, &a.client)
+	area := a.Area
+	if area == "" {
+		area = d.scopeOf()
+	}
+	if _, ok := d.tree.Get(area); !ok {
+		return nil, errs.New(errs.NotFound, "area: there is no area named %q", area).With(errs.Detail{Field: "area", Value: area})
+	}
+	out := &api.Effective{Area: area, Group: a.Group}
+	s.metrics.evaluations.Inc()
+	at := cacheKey{area, a.Group, a.Key}
+	if h, ok := s.cache.get(at, d); ok {
+		s.metrics.cached.Inc()
+		if out.Hash = h; h == have {
+			return out, nil
+		}
+	}
+	list := d.wanted(area, a)
+	e, err := d.evaluate(area, list, have == "")
+	if err != nil {
+		return nil, damaged(err)
+	}
+	s.cache.put(at, d, e.hash)
+	out.Hash, out.Changed = e.hash, e.hash != have
+	if out.Changed && have != "" {
+		if e, err = d.evaluate(area, list, true); err != nil {
+			return nil, damaged(err)
+		}
+	}
+	out.Values = e.values
+	return out, nil
+}
+
+func (d *reading) wanted(area string, a *asked) []found {
+	switch {
+	case a.Key == "":
+		return d.all(area, a.Group)
+	case api.Hidden(a.Key):
+		return nil
+	}
+	if f, ok := d.find(area, a.Group, a.Key); ok {
+		return []found{f}
+	}
+	return nil
+}
+
+// hashCache remembers the hashes of what all clients get alike, as of the last
+// change of items or areas. Listeners that a change does not concern then cost a
+// look-up.
+type hashCache struct {
+	mu           sync.Mutex
+	items, areas uint64 // revisions
+	hashes       map[cacheKey]string
+}
+
+type cacheKey struct{ area, group, key string }
+
+// maxCached bounds the cache.
+const maxCached = 100_000
+
+func (c *hashCache) get(k cacheKey, d *reading) (string, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.items != d.x.Counters.Revision || c.areas != d.tree.Revision() {
+		return "", false
+	}
+	h, ok := c.hashes[k]
+	return h, ok
+}
+
+func (c *hashCache) put(k cacheKey, d *reading, hash string) {
+	if d.gray {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	items, areas := d.x.Counters.Revision, d.tree.Revision()
+	if items < c.items || areas < c.areas {
+		return
+	}
+	if items != c.items || areas != c.areas || len(c.hashes) >= maxCached {
+		c.items, c.areas, c.hashes = items, areas, map[cacheKey]string{}
+	}
+	c.hashes[k] = hash
+}
+
+// Listening is one client that waits for changes, read by one goroutine.
+type Listening struct {
+	s     *Service
+	asked *asked
+	entry *entry
+	hash  string
+	first bool
+	open  bool
+}
+
+// Listen begins to listen for what a client with r.Hash does not have yet.
+func (s *Service) Listen(ctx context.Context, r api.EffectiveRequest, from Peer) (*Listening, error) {
+	a, err := checkEffective(r)
+	if err != nil {
+		return nil, err
+	}
+	l := &Listening{s: s, asked: a, hash: r.Hash, first: true, open: true}
+	l.entry, err = s.listeners.enter(s, a, from)
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// Peer is where a listener comes from.
+type Peer struct{ Addr, Door string }
+
+// freshWithin bounds the wait for a linearizable first look; without a leader a
+// listener is told what this node has.
+const freshWithin = 2 * time.Second
+
+func (l *Listening) look(ctx context.Context) (*state.View, error) {
+	if l.first && !l.asked.Stale {
+		short, cancel := context.WithTimeout(ctx, freshWithin)
+		v, err := l.s.view(short, false)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return v, err
+		}
+	}
+	return l.s.view(ctx, true)
+}
+
+// Next waits until the client gets something that it does not have, by hash, and
+// gives all of it. What changes and does not concern the client wakes nobody. It
+// may be called again when its context ended.
+func (l *Listening) Next(ctx context.Context) (*api.Effective, error) {
+	if !l.open {
+		return nil, errs.New(errs.Canceled, "the listener is closed")
+	}
+	for {
+		rung := l.s.bell.next()
+		v, err := l.look(ctx)
+		if err != nil {
+			return nil, err
+		}
+		e, err := l.s.effective(v, l.asked, l.hash)
+		v.Release()
+		if err != nil {
+			return nil, err
+		}
+		l.first = false
+		l.entry.set(e.Area, l.hash)
+		if e.Changed {
+			l.hash = e.Hash
+			l.entry.set(e.Area, e.Hash)
+			l.s.metrics.wakes.Inc()
+			return e, nil
+		}
+		select {
+		case <-rung:
+		case <-ctx.Done():
+			return nil, errs.From(ctx.Err())
+		}
+	}
+}
+
+// Hash is what the client has.
+func (l *Listening) Hash() string { return l.hash }
+
+// Close ends the listening. It is called by the reader.
+func (l *Listening) Close() {
+	if l.open {
+		l.open = false
+		l.s.listeners.leave(l.entry, l.s.clock.Now())
+	}
+}

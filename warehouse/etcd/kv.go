@@ -149,15 +149,27 @@ func (s *Door) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.Compac
 	if err != nil {
 		return nil, err
 	}
-	// 0 or less is below every compaction.
 	if r.Revision <= 0 {
-		return nil, rpctypes.ErrGRPCCompacted
+		return s.compactNothing(ctx, r.Revision)
 	}
 	h, err := s.store.CompactTo(as(ctx, x.user), uint64(r.Revision), r.Physical)
 	if err != nil {
 		return nil, grpcError(ctx, err)
 	}
 	return &pb.CompactionResponse{Header: s.header(h.Revision)}, nil
+}
+
+// compactNothing answers for revision 0, which changes nothing: it is refused once
+// something was compacted, and what is below 0 always.
+func (s *Door) compactNothing(ctx context.Context, rev int64) (*pb.CompactionResponse, error) {
+	if rev < 0 {
+		return nil, rpctypes.ErrGRPCCompacted
+	}
+	res, err := s.store.Range(ctx, &api.RangeRequest{Span: api.One([]byte{0}), Revision: 1, CountOnly: true})
+	if err != nil {
+		return nil, grpcError(ctx, err)
+	}
+	return &pb.CompactionResponse{Header: s.header(res.Revision)}, nil
 }
 
 // admin is asked by what only root may do.

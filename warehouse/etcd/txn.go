@@ -345,7 +345,8 @@ func txnResponse(h *pb.ResponseHeader, res *api.TxnResult) *pb.TxnResponse {
 	return out
 }
 
-// responseOp has headers with a revision alone, as in etcd.
+// responseOp has headers with a revision alone, and of a transaction empty ones, as
+// in etcd.
 func responseOp(o *api.OpResult) *pb.ResponseOp {
 	h := &pb.ResponseHeader{Revision: int64(o.Revision)}
 	switch {
@@ -360,7 +361,7 @@ func responseOp(o *api.OpResult) *pb.ResponseOp {
 	case o.Delete != nil:
 		return &pb.ResponseOp{Response: &pb.ResponseOp_ResponseDeleteRange{ResponseDeleteRange: deleteResponse(h, o.Delete)}}
 	case o.Txn != nil:
-		return &pb.ResponseOp{Response: &pb.ResponseOp_ResponseTxn{ResponseTxn: txnResponse(h, o.Txn)}}
+		return &pb.ResponseOp{Response: &pb.ResponseOp_ResponseTxn{ResponseTxn: txnResponse(&pb.ResponseHeader{}, o.Txn)}}
 	}
 	return &pb.ResponseOp{}
 }

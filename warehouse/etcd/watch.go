@@ -71,7 +71,7 @@ func (s *Door) Watch(stream pb.Watch_WatchServer) error {
 		return err
 	}
 	w := &watchStream{door: s, stream: stream, ctx: ctx, set: s.store.NewWatches(), watches: map[int64]*watched{}}
-	defer w.set.Close()
+	defer w.leave()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel(nil)
@@ -85,6 +85,15 @@ func (s *Door) Watch(stream pb.Watch_WatchServer) error {
 	case <-ctx.Done():
 		return w.ended(context.Cause(ctx))
 	}
+}
+
+// leave ends all watches.
+func (w *watchStream) leave() {
+	w.set.Close()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.door.metrics.watches.Sub(float64(len(w.watches)))
+	clear(w.watches)
 }
 
 func (w *watchStream) ended(err error) error {

@@ -1,0 +1,150 @@
+package etcd_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"nekoq/configs"
+	"nekoq/services/app"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(os.Exit))
+}
+
+// node is a LocalSwitch with its etcd door at a free port.
+func node(t testing.TB, change ...func(*configs.Config)) *app.App {
+	t.Helper()
+	cfg := configs.Default()
+	cfg.Node.DataDir = ""
+	cfg.HTTP.Listen, cfg.Native.Listen, cfg.Etcd.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	cfg.Telemetry.LogLevel = "error"
+	cfg.Etcd.BcryptCost = 4
+	for _, c := range change {
+		c(&cfg)
+	}
+	return start(t, cfg)
+}
+
+func start(t testing.TB, cfg configs.Config) *app.App {
+	t.Helper()
+	a, err := app.New(cfg, app.Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		if err := a.Stop(ctx); err != nil {
+			t.Errorf("stop: %v", err)
+		}
+	})
+	return a
+}
+
+func freeAddrs(t testing.TB, n int) []string {
+	t.Helper()
+	var out []string
+	for range n {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		out = append(out, ln.Addr().String())
+	}
+	return out
+}
+
+// three is a cluster over TCP, ready.
+func three(t testing.TB) []*app.App {
+	t.Helper()
+	addrs := freeAddrs(t, 3)
+	var peers []string
+	for i, a := range addrs {
+		peers = append(peers, fmt.Sprintf("n%d=%s", i+1, a))
+	}
+	dir := t.TempDir()
+	var out []*app.App
+	for i, a := range addrs {
+		cfg := configs.Default()
+		cfg.Mode, cfg.Insecure = configs.ModeCluster, true
+		cfg.Node.ID = fmt.Sprintf("n%d", i+1)
+		cfg.Node.DataDir = filepath.Join(dir, cfg.Node.ID)
+		cfg.HTTP.Listen, cfg.Native.Listen, cfg.Etcd.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+		cfg.Cluster.Peer.Listen, cfg.Cluster.Peer.Peers = a, peers
+		cfg.Telemetry.LogLevel = "error"
+		cfg.Etcd.BcryptCost = 4
+		out = append(out, start(t, cfg))
+	}
+	for _, a := range out {
+		eventually(t, "the cluster is ready", func() bool { return a.Ready(context.Background()) == nil })
+	}
+	return out
+}
+
+// eventually polls; the deadline is for a broken program.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in 30 s: %s", what)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+func client(t testing.TB, nodes ...*app.App) *clientv3.Client {
+	t.Helper()
+	return clientAs(t, "", "", nodes...)
+}
+
+func clientAs(t testing.TB, user, password string, nodes ...*app.App) *clientv3.Client {
+	t.Helper()
+	var ends []string
+	for _, n := range nodes {
+		ends = append(ends, n.EtcdAddr().String())
+	}
+	c, err := clientv3.New(clientv3.Config{
+		Endpoints: ends, DialTimeout: 10 * time.Second, Username: user, Password: password, Logger: zap.NewNop(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// wire is a connection on which a test speaks the protocol itself.
+func wire(t testing.TB, addr string) *grpc.ClientConn {
+	t.Helper()
+	c, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func within(t testing.TB, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}

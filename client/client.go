@@ -49,8 +49,11 @@ type Config struct {
 	// call.
 	ConnsPerEndpoint int
 	// Spread sends requests to all live endpoints in turn. By default a client
-	// keeps to one, picked at random, while it is well.
+	// keeps to one: the leader of a cluster, which it follows.
 	Spread bool
+	// AnyNode keeps to one node picked at random while it is well, wherever the
+	// leader is: many clients that read much then share the nodes.
+	AnyNode bool
 	// FailFast gives up when every endpoint has failed once, instead of
 	// trying on until the deadline; right for a command line.
 	FailFast bool

@@ -28,6 +28,8 @@ type pool struct {
 	current   atomic.Uint32 // the preferred endpoint; with Spread, the turn
 	mu        sync.Mutex    // guards changes of eps
 	lastInfo  atomic.Pointer[wire.ServerInfo]
+	used      atomic.Bool // a request came since follow last looked
+	following sync.Once
 }
 
 func newPool(c *Client, addrs []string, discovery bool) *pool {
@@ -46,6 +48,9 @@ func newPool(c *Client, addrs []string, discovery bool) *pool {
 // pick gives the endpoint for the next attempt: the preferred one, or the next
 // that this request has not tried and that is not in its back-off; nil for none.
 func (p *pool) pick(f *failures) *endpoint {
+	if !p.used.Load() {
+		p.used.Store(true)
+	}
 	eps := *p.eps.Load()
 	start := int(p.current.Load())
 	if p.c.cfg.Spread {
@@ -183,6 +188,9 @@ func (ep *endpoint) works(info wire.ServerInfo) {
 		ep.p.c.cfg.Logger.Info("the server answers again", "endpoint", ep.addr)
 	}
 	ep.p.learn(info)
+	if info.ClusterID != "" && ep.p.c.cfg.followed() {
+		ep.p.following.Do(func() { ep.p.c.spawn(ep.p.follow) })
+	}
 }
 
 // slot holds one connection. Those who find it empty share one dial.

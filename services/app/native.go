@@ -44,6 +44,7 @@ func (a *App) hello() wire.ServerInfo {
 	if a.peers != nil {
 		info.ClusterID = a.peers.ClusterID()
 		info.Endpoints = a.peers.NativeAddresses()
+		info.Leader, info.LeaderEndpoint = a.peers.LeaderNative()
 	}
 	return info
 }

@@ -14,3 +14,18 @@ func (s *Service) NativeAddresses() []string {
 	slices.Sort(out)
 	return out
 }
+
+// LeaderNative is the leader as this node knows it, and its native door; both may
+// be empty.
+func (s *Service) LeaderNative() (id, native string) {
+	if s.at.Replica == nil {
+		return "", ""
+	}
+	id, _ = s.at.Replica.Leader()
+	for _, m := range s.members().Members {
+		if m.ID == id {
+			native = m.Native
+		}
+	}
+	return id, native
+}

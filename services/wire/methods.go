@@ -22,4 +22,6 @@ const (
 	// MethodNode is what one node says of itself.
 	MethodNode          Method = 0x0009
 	MethodCompareHashes Method = 0x000a
+	// MethodHello is ServerInfo as it is now: clients ask who leads.
+	MethodHello Method = 0x000b
 )

@@ -86,6 +86,10 @@ type ServerInfo struct {
 	ClusterID string   `json:"cluster_id,omitempty"`
 	Version   string   `json:"version,omitempty"`
 	Endpoints []string `json:"endpoints,omitempty"` // the cluster's native doors
+	// Leader is the id of the leader as this node knows it, LeaderEndpoint its
+	// native door; both may be unknown.
+	Leader         string `json:"leader,omitempty"`
+	LeaderEndpoint string `json:"leader_endpoint,omitempty"`
 }
 
 // Info describes one request to the hooks of a server.

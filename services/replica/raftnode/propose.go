@@ -29,15 +29,16 @@ func (n *Node) Propose(ctx context.Context, cmd command.Command) (replica.Result
 	}
 	var (
 		maybeSent bool
-		patience  = n.patience(ctx)
+		patience  = n.firstTry(ctx)
 		pause     = time.Millisecond
 	)
-	defer patience.stop()
+	defer func() { patience.stop() }()
 	for {
 		res, err := n.proposeOnce(patience.ctx, &cmd)
 		if err == nil {
 			return res, nil
 		}
+		n.begin(ctx, &patience)
 		again, err := afterAttempt(err, &maybeSent, cmd.Session != 0)
 		if !again {
 			return replica.Result{}, n.refusal(ctx, err)
@@ -102,14 +103,33 @@ func (n *Node) gaveUp(ctx context.Context, err error) error {
 type patience struct {
 	ctx  context.Context
 	stop context.CancelFunc
+	lazy bool // ctx is the caller's as yet
 }
+
+func noStop() {}
 
 func (n *Node) patience(ctx context.Context) patience {
 	if at, ok := ctx.Deadline(); ok && time.Until(at) <= n.cfg.LeaderPatience {
-		return patience{ctx, func() {}}
+		return patience{ctx, noStop, false}
 	}
 	c, cancel := context.WithTimeout(ctx, n.cfg.LeaderPatience)
-	return patience{c, cancel}
+	return patience{c, cancel, false}
+}
+
+// firstTry is the patience of a first attempt: while a leader is known, a caller
+// with a deadline needs none beside it, which spares a timer for each request.
+func (n *Node) firstTry(ctx context.Context) patience {
+	if _, ok := ctx.Deadline(); ok && n.leader.current() != "" {
+		return patience{ctx, noStop, true}
+	}
+	return n.patience(ctx)
+}
+
+// begin makes p a patience from now on, after a first attempt that failed.
+func (n *Node) begin(ctx context.Context, p *patience) {
+	if p.lazy {
+		*p = n.patience(ctx)
+	}
 }
 
 // pause waits before the next attempt: until the leader changes, at most d, which

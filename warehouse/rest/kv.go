@@ -32,7 +32,7 @@ func (d *door) put(c *gin.Context) {
 		httpapi.Fail(c, err)
 		return
 	}
-	res, err := d.svc.Put(c.Request.Context(), &r)
+	res, err := d.fenced(c, &p, &r)
 	if err != nil {
 		httpapi.Fail(c, err)
 		return
@@ -47,6 +47,25 @@ func (d *door) put(c *gin.Context) {
 	b.lease(res.Lease)
 	b.uint("store_revision", res.StoreRevision)
 	b.send(c)
+}
+
+// fenced puts a key, if asked for only while a lock or election is held.
+func (d *door) fenced(c *gin.Context, p *params, r *api.PutRequest) (api.WriteResult, error) {
+	lock, _ := p.get("if_lock")
+	election, _ := p.get("if_election")
+	token, has := p.uint("token")
+	if p.err != nil {
+		return api.WriteResult{}, p.err
+	}
+	if lock == "" && election == "" && !has {
+		return d.svc.Put(c.Request.Context(), r)
+	}
+	h := Held{Lock: lock, Election: election, Token: token}
+	t, err := h.token()
+	if err != nil {
+		return api.WriteResult{}, err
+	}
+	return d.svc.PutHolding(c.Request.Context(), r, t)
 }
 
 // readBody reads the value into memory of just its size when the client tells it.

@@ -37,6 +37,9 @@ func Register(s *httpapi.Server, svc *warehouse.Service) {
 		query("if_revision", "integer", "Write only if the key is at this mod revision; 0 means that it must not exist."),
 		query("ttl", "string", "Delete the key after this time, such as 30s; at least 1s. A put without it makes the key permanent."),
 		query("lease", "string", "Hang the key on this lease: it is deleted with it. Not with ttl."),
+		query("if_lock", "string", "Write only while this lock is held under token."),
+		query("if_election", "string", "Write only while this election is led under token."),
+		query("token", "integer", "The fencing token of if_lock or if_election; a lost one is stale_token."),
 	).body(), key(auth.Write), d.put, httpapi.MaxBody(lim.MaxValueBytes))
 
 	httpapi.Raw(s, op("warehouse-get", http.MethodGet, "/v1/warehouse/kv/{key...}", "Get a key",
@@ -87,6 +90,15 @@ func Register(s *httpapi.Server, svc *warehouse.Service) {
 		OperationID: "warehouse-status", Method: http.MethodGet, Path: "/v1/warehouse/status", Tags: []string{tag},
 		Summary: "State of the store",
 	}, httpapi.On(auth.Read, "warehouse", "kv"), d.status)
+
+	httpapi.Raw(s, op("warehouse-folder", http.MethodGet, "/v1/warehouse/folders/{path...}", "Watch a folder",
+		"The path ends with a slash. With Accept: text/event-stream a stream: an event of type list with the keys that exist, then created, modified and "+
+			"deleted, whose ids are revisions to resume from. Else the existing keys, or with revision what changed after it, waiting up to wait.",
+		&huma.Param{Name: "path", In: "path", Required: true, Description: "The folder: the rest of the path, with its slash at the end.", Schema: &huma.Schema{Type: "string"}},
+		query("revision", "integer", "The changes after this revision; without it, the keys that exist."),
+		query("wait", "string", "Long poll: wait up to this long for a change; without it, answer at once."),
+	).Operation, httpapi.OnFunc(auth.Watch, d.folderOf), d.folder)
+	d.more()
 }
 
 type operation struct{ huma.Operation }

@@ -177,9 +177,9 @@ func TooLarge(field string, size int, limit int64) error {
 		With(errs.Detail{Field: field, Value: strconv.Itoa(size) + " bytes", Limit: strconv.FormatInt(limit, 10) + " bytes"})
 }
 
-// checkRevision compares the demanded mod revision with the present one (0: the
+// CheckRevision compares the demanded mod revision with the present one (0: the
 // key does not exist).
-func checkRevision(want, have uint64) error {
+func CheckRevision(want, have uint64) error {
 	if want == AnyRevision || want == have {
 		return nil
 	}
@@ -217,7 +217,7 @@ func applyPut(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkRevision(c.IfRevision, prev.ModRevision); err != nil {
+	if err := CheckRevision(c.IfRevision, prev.ModRevision); err != nil {
 		return nil, err
 	}
 	if err := checkLease(tx, &c); err != nil {
@@ -297,7 +297,7 @@ func applyDelete(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkRevision(c.IfRevision, prev.ModRevision); err != nil {
+	if err := CheckRevision(c.IfRevision, prev.ModRevision); err != nil {
 		return nil, err
 	}
 	w, err := newWriter(tx, cmd.Time, cmd.Actor)

@@ -76,6 +76,10 @@ func (n *Node) register(reg prometheus.Registerer) error {
 		gauge("term", "Current term.", withRaft(func(r *raft.Raft) float64 { return float64(r.CurrentTerm()) })),
 		gauge("state", "0 follower, 1 candidate, 2 leader, 3 stopped.", withRaft(func(r *raft.Raft) float64 { return float64(r.State()) })),
 		gauge("commit_index", "Last log index that a majority holds.", withRaft(func(r *raft.Raft) float64 { return float64(r.CommitIndex()) })),
+		gauge("first_log_index", "First index of the log; what is before it is in snapshots only.", func() float64 {
+			i, _ := n.logs.FirstIndex()
+			return float64(i)
+		}),
 		gauge("last_log_index", "Last index of the log.", func() float64 { return float64(n.logs.last.Load()) }),
 		gauge("applied_index", "Last log index that readers see.", func() float64 { i, _ := n.machine.Applied(); return float64(i) }),
 		gauge("log_bytes_since_snapshot", "Bytes of log written since the last snapshot.", func() float64 { return float64(n.logs.sinceSnapshot()) }),

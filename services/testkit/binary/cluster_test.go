@@ -1,6 +1,9 @@
 // Package binary_test runs the built nekoq binary: processes that are killed,
 // frozen, starved of disk and started again. What was acknowledged is counted
 // afterwards, on every node, and histories are checked for linearizability.
+//
+// Steps of the clock are not among the faults: all processes of a machine share its
+// clock, so they are tested with fake clocks, in the packages that read the time.
 package binary_test
 
 import (

@@ -111,7 +111,9 @@ func await(ctx context.Context, c *Client, ch <-chan struct{}, deadline time.Tim
 // open asks for a session on behalf of all who wait. If an answer is lost, a
 // session is left behind at the server, where it expires.
 func (ss *sessions) open(c *Client, o *opening) {
-	answer, err := c.read(c.ctx, wire.MethodSessionOpen, nil)
+	// It ends before those who began to wait with it, who then learn the reason.
+	t := trial{c: c, r: wire.Request{Method: wire.MethodSessionOpen, Deadline: time.Now().Add(c.cfg.Timeout - c.cfg.Timeout/10)}}
+	answer, err := t.run(c.ctx)
 	if err == nil && (len(answer) != 8 || binary.BigEndian.Uint64(answer) == 0) {
 		err = errs.New(errs.Internal, "the server's answer is no session (%d bytes)", len(answer))
 	}

@@ -22,6 +22,7 @@ type leaderView struct {
 	life    context.Context
 	now     atomic.Pointer[string]
 	served  atomic.Uint64 // term in which this node serves; 0 for none
+	barrier atomic.Uint64 // index of that term's barrier; all before it is applied
 }
 
 func newLeaderView(life context.Context) *leaderView {
@@ -148,8 +149,10 @@ func (n *Node) runLeadership(r *raft.Raft, notify <-chan bool) {
 func (n *Node) lead(ctx context.Context, r *raft.Raft) {
 	term := r.CurrentTerm()
 	for ctx.Err() == nil {
-		err := r.Barrier(n.cfg.ElectionTimeout).Error()
+		f := r.Barrier(n.cfg.ElectionTimeout)
+		err := f.Error()
 		if err == nil {
+			n.leader.barrier.Store(f.(raft.IndexFuture).Index())
 			break
 		}
 		if errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrLeadershipLost) || errors.Is(err, raft.ErrRaftShutdown) {

@@ -64,8 +64,11 @@ func (n *Node) reach(ctx context.Context) error {
 		return err
 	}
 	if n.leader.current() == n.id {
-		_, err := n.ownReads.wait(ctx)
-		return err
+		index, err := n.ownReads.wait(ctx)
+		if err != nil {
+			return err
+		}
+		return n.follow(ctx, index)
 	}
 	index, err := n.leaderReads.wait(ctx)
 	if err != nil {
@@ -180,14 +183,21 @@ func (r *reads) run() {
 }
 
 // confirm is one round on the leader. The index is taken after the batch was
-// closed and before the others are asked.
+// closed and before the others are asked. It is the commit index and not what
+// the leader has applied: a follower may have applied, and shown to a reader,
+// what the leader has committed and not yet applied (Ongaro's dissertation, 6.4).
 func (n *Node) confirm() (uint64, error) {
 	term, ok := n.leader.serving()
 	r := n.raft.Load()
 	if !ok || r == nil {
 		return 0, errNotTaken
 	}
-	index, _ := n.machine.Applied()
+	index := r.CommitIndex()
+	if index <= n.leader.barrier.Load() {
+		// Entries up to the barrier are applied, and the barrier itself, like a
+		// no-op, never reaches the state.
+		index, _ = n.machine.Applied()
+	}
 	start := time.Now()
 	n.m.rounds.Inc()
 	voters, self := n.voters()

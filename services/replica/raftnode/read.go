@@ -34,8 +34,8 @@ func (n *Node) View(ctx context.Context, c replica.Consistency) (*state.View, re
 		}
 		return v, n.lag(v.Index()), nil
 	}
-	patience := n.patience(ctx)
-	defer patience.stop()
+	patience := n.firstTry(ctx)
+	defer func() { patience.stop() }()
 	pause := time.Millisecond
 	for {
 		err := n.reach(patience.ctx)
@@ -46,6 +46,7 @@ func (n *Node) View(ctx context.Context, c replica.Consistency) (*state.View, re
 			}
 			return v, replica.Lag{Known: true}, nil
 		}
+		n.begin(ctx, &patience)
 		if !retryRead(err) || patience.ctx.Err() != nil {
 			return nil, replica.Lag{}, n.readError(ctx, err)
 		}

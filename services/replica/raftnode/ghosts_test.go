@@ -180,6 +180,19 @@ func TestStateEndsBeforeTheLogThatItReplaces(t *testing.T) {
 	}
 }
 
+// A leader gives up sending the state to a frozen follower and tries again. When
+// the first message is handled after the second, entries have come since, and the
+// follower's word for them stands.
+func TestStateThatComesLateClearsNoLog(t *testing.T) {
+	h := newByHand(t, LogStoreWAL)
+	require.NoError(t, h.install(6, 5))
+	require.True(t, h.send(5, 6, 5, commands(7, 10, 5), 9))
+	require.ErrorContains(t, h.install(6, 5), "9 is committed here")
+	require.Equal(t, uint64(10), h.node.Status().LastLog)
+	require.True(t, h.send(5, 10, 5, commands(11, 11, 5), 11))
+	h.requireTerms(11, "5555555555")
+}
+
 // install sends the state up to index as the leader of term has it: entries 2 and 3
 // are of term 5, the others of term.
 func (h *byHand) install(index, term uint64) error {

@@ -286,6 +286,12 @@ func (n *Node) Start() error {
 			trans.passHeartbeats()
 		}
 	}
+	n.snaps.committed = func() uint64 {
+		if r := n.raft.Load(); r != nil {
+			return r.CommitIndex()
+		}
+		return 0
+	}
 	r, err := raft.NewRaft(n.raftConfig(notify), n.fsm, n.logs, n.stable, n.snaps, trans)
 	if err != nil {
 		_ = trans.Close()

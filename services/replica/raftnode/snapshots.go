@@ -34,6 +34,8 @@ type snapshots struct {
 	// or not; raft's main loop stands still between.
 	install    func(begins bool)
 	installing atomic.Bool
+	// committed is how far the log is known to be right.
+	committed func() uint64
 
 	mu     sync.Mutex
 	newest *snapshotMeta
@@ -293,6 +295,12 @@ func (k *sink) covers(at uint64) { k.meta.StateIndex = at }
 
 func (k *sink) Write(p []byte) (int, error) {
 	if k.f == nil {
+		// raft clears the whole log behind a state that it took over. One that ends
+		// before what is committed comes late, from a message that its sender had
+		// given up, and this node may have acknowledged entries since.
+		if at := k.store.committed(); at > k.meta.Index {
+			return 0, fmt.Errorf("the state ends at %d, and %d is committed here", k.meta.Index, at)
+		}
 		f, err := os.OpenFile(filepath.Join(k.store.dir, "install-"+k.meta.ID+".part"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if err != nil {
 			return 0, err

@@ -68,7 +68,7 @@ func parse() (*settings, error) {
 	var s settings
 	clients := flag.String("clients", "1,64,1000", "numbers of concurrent clients")
 	nodes := flag.String("nodes", "1,3", "cluster sizes")
-	parts := flag.String("parts", "kv,rest,ids,failover,start,million", "what to measure")
+	parts := flag.String("parts", "kv,etcd,rest,ids,failover,start,million", "what to measure")
 	flag.DurationVar(&s.duration, "duration", 2*time.Second, "counted time of one run (at most 30s)")
 	flag.IntVar(&s.rounds, "rounds", 3, "runs a side; the median counts (at most 15)")
 	flag.IntVar(&s.keys, "keys", 1_000_000, "keys of the memory and restart part")
@@ -144,7 +144,7 @@ func (s *settings) all(ctx context.Context) error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"kv", s.kv}, {"rest", s.rest}, {"ids", s.ids}, {"failover", s.failover}, {"start", s.startUp}, {"million", s.million}} {
+	}{{"kv", s.kv}, {"etcd", s.etcdDoor}, {"rest", s.rest}, {"ids", s.ids}, {"failover", s.failover}, {"start", s.startUp}, {"million", s.million}} {
 		if !s.parts[part.name] {
 			continue
 		}

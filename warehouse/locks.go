@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"nekoq/services/command"
 	"nekoq/services/errs"
 	"nekoq/warehouse/api"
 	"nekoq/warehouse/internal/table"
@@ -93,6 +94,9 @@ func (s *Service) Claim(ctx context.Context, r *api.ClaimRequest) (api.Claim, er
 	if err := checkClaim(r); err != nil {
 		return api.Claim{}, err
 	}
+	// Several commands: none may be answered with the first one's result. A repeated
+	// claim of the same lease changes nothing anyway.
+	ctx = command.NewContext(ctx, command.RequestID{})
 	lease, granted := r.Lease, false
 	if lease == 0 {
 		ttl := r.TTL
@@ -317,7 +321,7 @@ func (s *Service) Release(ctx context.Context, r *api.ReleaseRequest) (api.Heade
 			With(errs.Detail{Field: "token", Value: strconv.FormatUint(r.Token, 10)})
 	}
 	if r.Revoke {
-		if _, err := s.RevokeLease(ctx, r.Lease); err != nil && !errs.Has(err, errs.LeaseNotFound) {
+		if _, err := s.RevokeLease(command.NewContext(ctx, command.RequestID{}), r.Lease); err != nil && !errs.Has(err, errs.LeaseNotFound) {
 			return res.Header, err
 		}
 	}

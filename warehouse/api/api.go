@@ -26,6 +26,19 @@ const (
 	MethodHistory wire.Method = 0x0205
 	MethodCompact wire.Method = 0x0206
 	MethodStatus  wire.Method = 0x0207
+
+	MethodRange       wire.Method = 0x0208
+	MethodTxn         wire.Method = 0x0209
+	MethodLeaseGrant  wire.Method = 0x020a
+	MethodLeaseKeep   wire.Method = 0x020b
+	MethodLeaseRevoke wire.Method = 0x020c
+	MethodLeaseGet    wire.Method = 0x020d
+	MethodClaim       wire.Method = 0x020e
+	MethodRelease     wire.Method = 0x020f
+	MethodLook        wire.Method = 0x0210
+	MethodObserve     wire.Method = 0x0211 // stream of Claim
+	MethodUpkeep      wire.Method = 0x0212 // JSON
+	MethodFolder      wire.Method = 0x0213 // stream of WatchBatch
 )
 
 // Condition demands a mod revision: 0 means that the key must not exist. The zero

@@ -1,4 +1,4 @@
-// Package native is warehouse's part of the native door: methods 0x0200 to 0x0207
+// Package native is warehouse's part of the native door: methods 0x0200 to 0x0213
 // of the wire protocol, with the messages of warehouse/api.
 //
 // Every method asks the authorizer before it acts. A get copies the value once,
@@ -33,6 +33,7 @@ func Register(mux *wire.Mux, svc *warehouse.Service, authz auth.Authorizer) {
 	mux.Unary(api.MethodHistory, "warehouse.history", d.history)
 	mux.Unary(api.MethodCompact, "warehouse.compact", d.compact)
 	mux.Unary(api.MethodStatus, "warehouse.status", d.status)
+	d.registerMore(mux)
 }
 
 func (d *door) allow(ctx context.Context, a auth.Action, key []byte) error {

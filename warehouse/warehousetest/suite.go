@@ -72,6 +72,12 @@ func Run(t *testing.T, start Start) {
 		{"TTL", testTTL},
 		{"Leases", testLeases},
 		{"Compaction", testCompaction},
+		{"Transactions", testTransactions},
+		{"Locks", testLocks},
+		{"Acquire", testAcquire},
+		{"Folder", testFolder},
+		{"ManyWatches", testManyWatches},
+		{"Quotas", testQuotas},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, start(t)) })
 	}

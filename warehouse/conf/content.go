@@ -134,10 +134,12 @@ func viaJSON(v any) (any, error) {
 
 // jsonPlace adds where a JSON text breaks off.
 func jsonPlace(b []byte, err error) error {
-	at, ok := errors.AsType[*json.SyntaxError](err)
+	var raw json.RawMessage
+	at, ok := errors.AsType[*json.SyntaxError](json.Unmarshal(b, &raw))
 	if !ok {
 		return err
 	}
+	err = at
 	before := b[:min(max(int(at.Offset)-1, 0), len(b))]
 	return fmt.Errorf("line %d, column %d: %w", 1+bytes.Count(before, []byte("\n")), len(before)-bytes.LastIndexByte(before, '\n'), err)
 }

@@ -120,7 +120,7 @@ func (a *app) root() *cobra.Command {
 		c.GroupID = "server"
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{a.id(), a.kv(), a.area(), a.cluster(), a.services()} {
+	for _, c := range []*cobra.Command{a.id(), a.kv(), a.area(), a.conf(), a.cluster(), a.services()} {
 		c.GroupID = "online"
 		a.onlineFlags(c)
 		root.AddCommand(c)

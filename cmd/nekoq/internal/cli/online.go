@@ -21,6 +21,7 @@ type Backend interface {
 	IDs
 	Keys
 	Places
+	Configuration
 	Cluster
 	Close() error
 }

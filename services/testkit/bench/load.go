@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -35,6 +36,8 @@ func ownCPU() time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+var errNothing = errors.New("no operation finished")
 
 // load drives clients goroutines for d, after a warm-up of d/4 that is not
 // counted. Any error ends it: a benchmark with failures is no benchmark. serverCPU
@@ -92,7 +95,7 @@ func load(ctx context.Context, clients int, d time.Duration, f op, serverCPU fun
 		all = append(all, lat[w]...)
 	}
 	if len(all) == 0 {
-		return run{}, fmt.Errorf("no operation finished in %v", took)
+		return run{}, fmt.Errorf("%w in %v", errNothing, took)
 	}
 	slices.Sort(all)
 	r.p50, r.p99 = all[len(all)/2], all[len(all)*99/100]

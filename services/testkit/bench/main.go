@@ -74,7 +74,7 @@ func parse() (*settings, error) {
 	flag.IntVar(&s.keys, "keys", 1_000_000, "keys of the memory and restart part")
 	flag.StringVar(&s.nekoq, "nekoq", "", "a built nekoq binary; built anew when empty")
 	flag.StringVar(&s.only, "only", "", "run one side only: nekoq, etcd or gin")
-	flag.IntVar(&s.etcdConn, "etcd-connections", 16, "connections of etcd's client (1 to 256)")
+	flag.IntVar(&s.etcdConn, "etcd-connections", 16, "most connections of etcd's client (1 to 256): each load uses the best of 1, 4, 16 and so on up to it")
 	flag.BoolVar(&s.scatter, "scatter", false, "put the keys of the memory and restart part in no order")
 	flag.Func("set", "key=value for every NekoQ node, such as cluster.log_store=bolt; may be repeated", func(v string) error {
 		s.set = append(s.set, v)
@@ -128,7 +128,7 @@ func (s *settings) all(ctx context.Context) error {
 		return err
 	}
 	first, _, _ := strings.Cut(string(version), "\n")
-	fmt.Printf("Peers: %s with %d client connections, gin bare handler; %s a run, %d runs a side, alternating; ratios of medians.\n%s\nLoad average at the start: %s\n",
+	fmt.Printf("Peers: %s with the best of 1 to %d client connections, gin bare handler; %s a run, %d runs a side, alternating; ratios of medians.\n%s\nLoad average at the start: %s\n",
 		first, s.etcdConn, s.duration, s.rounds, legend, loadAverage())
 	if s.profile != "" {
 		f, err := os.Create(s.profile)

@@ -38,9 +38,9 @@ func (s *settings) kvNodes(ctx context.Context, nodes int, value []byte) error {
 	defer etcd.close()
 	head(fmt.Sprintf("keys, %d node(s), 256 B values; NekoQ: Raft log synced on a majority before the answer; etcd: write-ahead log synced on a majority before the answer", nodes))
 	for _, clients := range s.clients {
-		err := s.compare(ctx, "put, Go client", clients,
+		err := s.againstEtcd(ctx, "put, Go client", clients,
 			side{"nekoq", func(ctx context.Context, worker, n int) error { return neko.put(ctx, key(worker, n), value) }, neko.cpu},
-			side{"etcd", func(ctx context.Context, worker, n int) error { return etcd.put(ctx, worker, key(worker, n), value) }, etcd.cpu})
+			etcd, func(ctx context.Context, worker, n int) error { return etcd.put(ctx, worker, key(worker, n), value) })
 		if err != nil {
 			return err
 		}
@@ -60,9 +60,9 @@ func (s *settings) kvNodes(ctx context.Context, nodes int, value []byte) error {
 		}
 	}
 	for _, clients := range s.clients {
-		err := s.compare(ctx, "linearizable get, Go client", clients,
+		err := s.againstEtcd(ctx, "linearizable get, Go client", clients,
 			side{"nekoq", func(ctx context.Context, worker, n int) error { return neko.get(ctx, key(worker, n)) }, neko.cpu},
-			side{"etcd", func(ctx context.Context, worker, n int) error { return etcd.get(ctx, worker, key(worker, n)) }, etcd.cpu})
+			etcd, func(ctx context.Context, worker, n int) error { return etcd.get(ctx, worker, key(worker, n)) })
 		if err != nil {
 			return err
 		}
@@ -72,17 +72,17 @@ func (s *settings) kvNodes(ctx context.Context, nodes int, value []byte) error {
 		if err != nil {
 			return err
 		}
-		err = s.compare(ctx, "put, REST", clients,
+		err = s.againstEtcd(ctx, "put, REST", clients,
 			side{"nekoq", func(_ context.Context, worker, n int) error {
 				return conns.do(worker, putRequest("/v1/warehouse/kv/"+key(worker, n), value))
 			}, neko.cpu},
-			side{"etcd", func(ctx context.Context, worker, n int) error { return etcd.put(ctx, worker, key(worker, n), value) }, etcd.cpu})
+			etcd, func(ctx context.Context, worker, n int) error { return etcd.put(ctx, worker, key(worker, n), value) })
 		if err == nil {
-			err = s.compare(ctx, "linearizable get, REST", clients,
+			err = s.againstEtcd(ctx, "linearizable get, REST", clients,
 				side{"nekoq", func(_ context.Context, worker, n int) error {
 					return conns.do(worker, getRequest("/v1/warehouse/kv/"+key(worker, n)+"?raw=true"))
 				}, neko.cpu},
-				side{"etcd", func(ctx context.Context, worker, n int) error { return etcd.get(ctx, worker, key(worker, n)) }, etcd.cpu})
+				etcd, func(ctx context.Context, worker, n int) error { return etcd.get(ctx, worker, key(worker, n)) })
 		}
 		conns.close()
 		if err != nil {
@@ -90,6 +90,17 @@ func (s *settings) kvNodes(ctx context.Context, nodes int, value []byte) error {
 		}
 	}
 	return s.printEntrySize(ctx, neko)
+}
+
+// againstEtcd compares a with etcd, whose client uses as many connections as suit
+// it best.
+func (s *settings) againstEtcd(ctx context.Context, what string, clients int, a side, etcd *etcdSide, f op) error {
+	if s.only == "" || s.only == "etcd" {
+		if err := etcd.tune(ctx, clients, max(s.duration/4, 100*time.Millisecond), f); err != nil {
+			return fmt.Errorf("%s, %d clients, etcd: %w", what, clients, err)
+		}
+	}
+	return s.compare(ctx, what, clients, a, side{"etcd", f, etcd.cpu})
 }
 
 // rest compares a cheap REST read with a bare gin handler: LocalSwitch, so that

@@ -28,6 +28,7 @@ func (a *app) kv() *cobra.Command {
 	}
 	cmd.AddCommand(a.kvPut(), a.kvGet(), a.kvDel(), a.kvList(), a.kvWatch(), a.kvHistory(), a.kvCompact(), a.kvStatus())
 	a.completeArguments(cmd, keyNames, "compact")
+	cmd.AddCommand(a.kvMore()...)
 	return cmd
 }
 

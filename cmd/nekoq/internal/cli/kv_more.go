@@ -1,0 +1,295 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"nekoq/client"
+	"nekoq/services/errs"
+)
+
+// Store is the rest of warehouse: what the commands take from the Go client as it is.
+type Store interface {
+	KV() *client.KV
+	Leases() *client.Leases
+	Locks() *client.Locks
+	Elections() *client.Elections
+}
+
+// store runs fn with the client's warehouse.
+func (a *app) store(cmd *cobra.Command, fn func(ctx context.Context, s Store) error) error {
+	return a.online(cmd, func(ctx context.Context, b Backend) error {
+		s, ok := b.(Store)
+		if !ok {
+			return errs.New(errs.Unimplemented, "this client has no %s", cmd.CommandPath())
+		}
+		return fn(ctx, s)
+	})
+}
+
+func (a *app) kvMore() []*cobra.Command {
+	return []*cobra.Command{
+		a.kvDiff(), a.kvRollback(), a.kvQuota(), a.kvSpace(), a.kvDefrag(), a.kvLease(),
+		a.kvClaims("lock", "locks", func(ctx context.Context, s Store, name string) (client.Claim, error) {
+			return s.Locks().Look(ctx, name)
+		}),
+		a.kvClaims("election", "elections", func(ctx context.Context, s Store, name string) (client.Claim, error) {
+			return s.Elections().Leader(ctx, name)
+		}),
+	}
+}
+
+// spanArg reads KEY, or PREFIX with --prefix.
+func spanArg(cmd *cobra.Command) func(arg string) client.KeySpan {
+	prefix := cmd.Flags().Bool("prefix", false, "all keys that begin with the argument")
+	return func(arg string) client.KeySpan {
+		if *prefix {
+			return client.SpanPrefix(arg)
+		}
+		return client.SpanOf(arg)
+	}
+}
+
+func (a *app) kvDiff() *cobra.Command {
+	var from, to uint64
+	var limit int
+	cmd := &cobra.Command{Use: "diff KEY", Short: "Show what differs between two revisions", Args: cobra.ExactArgs(1)}
+	span := spanArg(cmd)
+	cmd.Flags().Uint64Var(&from, "from", 0, "older revision")
+	cmd.Flags().Uint64Var(&to, "to", 0, "newer revision; 0 is the newest")
+	cmd.Flags().IntVar(&limit, "limit", 0, "most keys; 0 is the server's default")
+	_ = cmd.MarkFlagRequired("from") // the flag exists
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.store(cmd, func(ctx context.Context, s Store) error {
+			res, err := s.KV().Diff(ctx, span(args[0]), from, to, limit)
+			if err != nil {
+				return err
+			}
+			return a.emit(res, func(t *table) {
+				t.row("KEY", "FROM", "TO")
+				for _, d := range res.Differences {
+					t.row(printable(d.Key, valueWidth), side(d.From), side(d.To))
+				}
+				if res.More {
+					t.row("...", "", "")
+				}
+			})
+		})
+	}
+	return cmd
+}
+
+func side(kv *client.KeyValue) string {
+	if kv == nil {
+		return "-"
+	}
+	return printable(kv.Value, valueWidth)
+}
+
+func (a *app) kvRollback() *cobra.Command {
+	var rev uint64
+	cmd := &cobra.Command{
+		Use: "rollback KEY", Short: "Make keys what they were at a revision, as one new revision", Args: cobra.ExactArgs(1),
+		Example: "  nekoq kv rollback --prefix app/ --revision 120",
+	}
+	span := spanArg(cmd)
+	cmd.Flags().Uint64Var(&rev, "revision", 0, "the revision to go back to")
+	_ = cmd.MarkFlagRequired("revision") // the flag exists
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.store(cmd, func(ctx context.Context, s Store) error {
+			res, err := s.KV().Rollback(ctx, span(args[0]), rev)
+			if err != nil {
+				return err
+			}
+			return a.emit(res, func(t *table) {
+				t.row(fmt.Sprintf("revision %d: %d written, %d deleted", res.Revision, res.Put, res.Deleted))
+			})
+		})
+	}
+	return cmd
+}
+
+func (a *app) kvQuota() *cobra.Command {
+	cmd := &cobra.Command{Use: "quota", Short: "Show and set quotas of prefixes", Args: cobra.NoArgs, RunE: help}
+	list := &cobra.Command{Use: "list", Short: "List quotas with their use", Args: cobra.NoArgs}
+	list.RunE = func(cmd *cobra.Command, _ []string) error {
+		return a.store(cmd, func(ctx context.Context, s Store) error {
+			qs, err := s.KV().Quotas(ctx)
+			if err != nil {
+				return err
+			}
+			return a.emit(qs, func(t *table) {
+				t.row("PREFIX", "KEYS", "BYTES", "WATCHES", "WRITES/S")
+				of := func(used, most uint64) string { return fmt.Sprintf("%d/%s", used, most0(most)) }
+				for _, q := range qs {
+					t.row(printable(q.Prefix, valueWidth), of(q.Keys, q.MaxKeys), of(q.Bytes, q.MaxBytes), of(q.Watches, q.MaxWatches), most0(q.WriteRate))
+				}
+			})
+		})
+	}
+	var q client.KeyQuota
+	set := &cobra.Command{Use: "set PREFIX", Short: "Set the quota of a prefix; without any limit it is removed", Args: cobra.ExactArgs(1)}
+	set.Flags().Uint64Var(&q.MaxBytes, "bytes", 0, "bytes of keys and values")
+	set.Flags().Uint64Var(&q.MaxKeys, "keys", 0, "keys")
+	set.Flags().Uint64Var(&q.MaxWatches, "watches", 0, "watches open on one server")
+	set.Flags().Uint64Var(&q.WriteRate, "write-rate", 0, "puts a second")
+	set.RunE = func(cmd *cobra.Command, args []string) error {
+		q.Prefix = []byte(args[0])
+		return a.store(cmd, func(ctx context.Context, s Store) error { return s.KV().SetQuota(ctx, q) })
+	}
+	cmd.AddCommand(list, set)
+	return cmd
+}
+
+func most0(n uint64) string {
+	if n == 0 {
+		return "-"
+	}
+	return strconv.FormatUint(n, 10)
+}
+
+func (a *app) kvSpace() *cobra.Command {
+	var limit uint64
+	cmd := &cobra.Command{Use: "space", Short: "Show the space of the store, or set its limit", Args: cobra.NoArgs}
+	cmd.Flags().Uint64Var(&limit, "set-limit", 0, "set the limit of the whole store in bytes; 0 is the default of 8 GiB")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return a.store(cmd, func(ctx context.Context, s Store) error {
+			if cmd.Flags().Changed("set-limit") {
+				if err := s.KV().SetStoreLimit(ctx, limit); err != nil {
+					return err
+				}
+			}
+			return a.space(s.KV().Space(ctx))
+		})
+	}
+	return cmd
+}
+
+type spaceJSON struct {
+	LimitBytes     int64    `json:"limit_bytes"`
+	UsedBytes      int64    `json:"used_bytes"`
+	FileBytes      int64    `json:"file_bytes"`
+	FileInUseBytes int64    `json:"file_in_use_bytes"`
+	Alarms         []string `json:"alarms"`
+}
+
+func (a *app) space(sp client.KeySpace, alarms []string, err error) error {
+	if err != nil {
+		return err
+	}
+	return a.emit(spaceJSON{sp.Limit, sp.Used, sp.File, sp.InUse, append([]string{}, alarms...)}, func(t *table) {
+		t.row("used", fmt.Sprintf("%d of %d bytes", sp.Used, sp.Limit))
+		t.row("file", fmt.Sprintf("%d bytes, %d in use", sp.File, sp.InUse))
+		if len(alarms) > 0 {
+			t.row("alarms", strings.Join(alarms, " "))
+		}
+	})
+}
+
+func (a *app) kvDefrag() *cobra.Command {
+	cmd := &cobra.Command{Use: "defrag", Short: "Give the free space of the server's file back to its disk", Args: cobra.NoArgs}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return a.store(cmd, func(ctx context.Context, s Store) error {
+			sp, err := s.KV().Defragment(ctx)
+			return a.space(sp, nil, err)
+		})
+	}
+	return cmd
+}
+
+type leaseJSON struct {
+	ID        string   `json:"id"`
+	TTL       string   `json:"ttl"`
+	Remaining string   `json:"remaining"`
+	Token     uint64   `json:"token"`
+	Keys      []string `json:"keys,omitempty"`
+}
+
+func (a *app) kvLease() *cobra.Command {
+	cmd := &cobra.Command{Use: "lease", Short: "Grant, keep and revoke leases", Args: cobra.NoArgs, RunE: help}
+	show := func(l client.LeaseInfo, err error) error {
+		if err != nil {
+			return err
+		}
+		out := leaseJSON{ID: fmt.Sprint(l.ID), TTL: l.TTL.String(), Remaining: l.Remaining.String(), Token: l.Token}
+		for _, k := range l.Keys {
+			out.Keys = append(out.Keys, string(k))
+		}
+		return a.emit(out, func(t *table) {
+			t.row("lease", out.ID)
+			t.row("ttl", out.TTL)
+			t.row("remaining", out.Remaining)
+			for _, k := range l.Keys {
+				t.row("key", printable(k, valueWidth))
+			}
+		})
+	}
+	one := func(use, short string, fn func(ctx context.Context, l *client.Leases, id uint64) error) *cobra.Command {
+		c := &cobra.Command{Use: use + " ID", Short: short, Args: cobra.ExactArgs(1)}
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			id, err := strconv.ParseUint(args[0], 10, 64)
+			if err != nil {
+				return errs.Invalid("ID", args[0], "the number of a lease")
+			}
+			return a.store(cmd, func(ctx context.Context, s Store) error { return fn(ctx, s.Leases(), id) })
+		}
+		return c
+	}
+	grant := &cobra.Command{Use: "grant TTL", Short: "Grant a lease, such as 30s", Args: cobra.ExactArgs(1)}
+	grant.RunE = func(cmd *cobra.Command, args []string) error {
+		ttl, err := time.ParseDuration(args[0])
+		if err != nil {
+			return errs.Invalid("TTL", args[0], "a duration such as 30s")
+		}
+		return a.store(cmd, func(ctx context.Context, s Store) error { return show(s.Leases().Grant(ctx, ttl)) })
+	}
+	cmd.AddCommand(grant,
+		one("get", "Show what a lease has left, and its keys", func(ctx context.Context, l *client.Leases, id uint64) error { return show(l.Get(ctx, id)) }),
+		one("keepalive", "Give a lease its whole time again", func(ctx context.Context, l *client.Leases, id uint64) error { return show(l.KeepAlive(ctx, id)) }),
+		one("revoke", "End a lease and delete its keys", func(ctx context.Context, l *client.Leases, id uint64) error { return l.Revoke(ctx, id) }),
+	)
+	return cmd
+}
+
+type claimJSON struct {
+	Holder  string   `json:"holder"`
+	Token   uint64   `json:"token"`
+	Since   string   `json:"since,omitempty"`
+	Lease   string   `json:"lease,omitempty"`
+	Waiting []string `json:"waiting"`
+}
+
+// kvClaims shows locks or elections.
+func (a *app) kvClaims(one, many string, look func(ctx context.Context, s Store, name string) (client.Claim, error)) *cobra.Command {
+	cmd := &cobra.Command{Use: one + " NAME", Short: "Show who holds one of the " + many + ", its fencing token, and who waits", Args: cobra.ExactArgs(1)}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.store(cmd, func(ctx context.Context, s Store) error {
+			c, err := look(ctx, s, args[0])
+			if err != nil {
+				return err
+			}
+			out := claimJSON{Holder: c.Holder, Token: c.Token, Lease: leaseText(c.Lease), Waiting: append([]string{}, c.Waiting...)}
+			if c.Token != 0 {
+				out.Since = stamp(c.Since)
+			}
+			return a.emit(out, func(t *table) {
+				if c.Token == 0 {
+					t.row("nobody")
+					return
+				}
+				t.row("holder", c.Holder)
+				t.row("token", c.Token)
+				t.row("since", when(c.Since))
+				for _, w := range c.Waiting {
+					t.row("waiting", w)
+				}
+			})
+		})
+	}
+	return cmd
+}

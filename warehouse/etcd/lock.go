@@ -235,6 +235,14 @@ func (s *Door) leaderOf(ctx context.Context, name []byte) (*pb.RangeResponse, er
 	})
 }
 
+// proclaimed is which value of which leader was sent last. A new leader's value may be
+// older than the last one of the leader before.
+type proclaimed struct{ create, mod int64 }
+
+func asProclaimed(kv *mvccpb.KeyValue) proclaimed {
+	return proclaimed{kv.CreateRevision, kv.ModRevision}
+}
+
 // Observe gives every leader and every value that it proclaims, from now on.
 func (s *Door) Observe(r *electionpb.LeaderRequest, stream electionpb.Election_ObserveServer) error {
 	ctx, cancel := context.WithCancelCause(stream.Context())
@@ -244,17 +252,17 @@ func (s *Door) Observe(r *electionpb.LeaderRequest, stream electionpb.Election_O
 		return err
 	}
 	prefix := append(append([]byte(nil), r.Name...), '/')
-	sent := int64(0)
+	var sent proclaimed
 	for {
 		res, err := s.leaderOf(ctx, r.Name)
 		if err != nil {
 			return err
 		}
-		if len(res.Kvs) > 0 && res.Kvs[0].ModRevision > sent {
+		if len(res.Kvs) > 0 && sent != asProclaimed(res.Kvs[0]) {
 			if err := stream.Send(&electionpb.LeaderResponse{Header: res.Header, Kv: res.Kvs[0]}); err != nil {
 				return err
 			}
-			sent = res.Kvs[0].ModRevision
+			sent = asProclaimed(res.Kvs[0])
 		}
 		next := &api.WatchRequest{Start: prefix, End: api.PrefixEnd(prefix), From: uint64(res.Header.Revision + 1)}
 		if len(res.Kvs) > 0 {
@@ -268,7 +276,7 @@ func (s *Door) Observe(r *electionpb.LeaderRequest, stream electionpb.Election_O
 
 // observe sends what the leader proclaims, and returns when it has gone or, where
 // there was none, when somebody has come.
-func (s *Door) observe(ctx context.Context, r *api.WatchRequest, stream electionpb.Election_ObserveServer, sent *int64) error {
+func (s *Door) observe(ctx context.Context, r *api.WatchRequest, stream electionpb.Election_ObserveServer, sent *proclaimed) error {
 	if err := s.mayObserve(ctx, r); err != nil {
 		return err
 	}
@@ -296,10 +304,11 @@ func (s *Door) observe(ctx context.Context, r *api.WatchRequest, stream election
 			if !r.Exact || e.Kind == api.EventDelete {
 				return nil
 			}
-			if err := stream.Send(&electionpb.LeaderResponse{Header: s.header(b.Revision), Kv: keyValue(&e.KV)}); err != nil {
+			kv := keyValue(&e.KV)
+			if err := stream.Send(&electionpb.LeaderResponse{Header: s.header(b.Revision), Kv: kv}); err != nil {
 				return err
 			}
-			*sent = int64(e.KV.ModRevision)
+			*sent = asProclaimed(kv)
 		}
 	}
 }

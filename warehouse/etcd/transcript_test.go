@@ -70,11 +70,15 @@ func compact(name string, rev int64) ask {
 }
 
 func leases(name string, f func(ctx context.Context, c pb.LeaseClient) (proto.Message, error)) ask {
-	return ask{name, func(ctx context.Context, c *grpc.ClientConn) (proto.Message, error) { return f(ctx, pb.NewLeaseClient(c)) }}
+	return ask{name, func(ctx context.Context, c *grpc.ClientConn) (proto.Message, error) {
+		return f(ctx, pb.NewLeaseClient(c))
+	}}
 }
 
 func users(name string, f func(ctx context.Context, c pb.AuthClient) (proto.Message, error)) ask {
-	return ask{name, func(ctx context.Context, c *grpc.ClientConn) (proto.Message, error) { return f(ctx, pb.NewAuthClient(c)) }}
+	return ask{name, func(ctx context.Context, c *grpc.ClientConn) (proto.Message, error) {
+		return f(ctx, pb.NewAuthClient(c))
+	}}
 }
 
 func opPut(k, v string) *pb.RequestOp {

@@ -78,7 +78,11 @@ func (s *Door) Watch(stream pb.Watch_WatchServer) error {
 	wg.Go(func() { cancel(w.sendAll()) })
 	wg.Go(func() { w.tick() })
 	got := make(chan error, 1)
-	go func() { got <- w.receiveAll() }() // ends with the stream, which ends after this returns
+	go func() { // ends with the stream, which ends after this returns
+		if err := w.receiveAll(); !errors.Is(err, io.EOF) {
+			got <- err // a client that says nothing more goes on listening
+		}
+	}()
 	select {
 	case err := <-got:
 		return w.ended(err)
@@ -97,7 +101,7 @@ func (w *watchStream) leave() {
 }
 
 func (w *watchStream) ended(err error) error {
-	if err == nil || errors.Is(err, io.EOF) {
+	if err == nil {
 		return nil
 	}
 	if w.stream.Context().Err() != nil || errors.Is(err, context.Canceled) {

@@ -311,6 +311,24 @@ func TestRunDrainsOnTheFirstSignal(t *testing.T) {
 	})
 }
 
+// A supervisor that signals the process and then its group means one stop.
+func TestASignalDeliveredTwiceDrains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var j journal
+		a := j.component("a")
+		a.Drain = j.hook("drain a", 10*time.Second, nil)
+		g := graph(a)
+		signals := make(chan os.Signal, 2)
+		end := make(chan error)
+		go func() { end <- g.Run(t.Context(), signals) }()
+		time.Sleep(2 * time.Second)
+		signals <- syscall.SIGTERM
+		signals <- syscall.SIGTERM
+		require.NoError(t, <-end)
+		require.Equal(t, []string{"start a", "start a done", "drain a", "drain a done", "stop a", "stop a done"}, j.all())
+	})
+}
+
 func TestASecondSignalStopsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var j journal

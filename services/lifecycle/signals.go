@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"nekoq/services/errs"
 )
@@ -21,6 +22,10 @@ func RunSignals(ctx context.Context, g *Graph) error {
 	defer signal.Stop(signals)
 	return g.Run(ctx, signals)
 }
+
+// sameSignal is the time within which a second signal is the first one, delivered
+// twice: supervisors and shells signal a process and then its group.
+const sameSignal = 250 * time.Millisecond
 
 // Run starts the graph and runs until a signal, the end of ctx or a failure;
 // then it drains and stops. A second signal stops at once. The error is the
@@ -49,16 +54,21 @@ func (g *Graph) Run(ctx context.Context, signals <-chan os.Signal) error {
 			finished <- stopErr
 		}
 	}()
-	for first := true; ; first = false {
+	var first time.Time
+	for {
 		select {
 		case err := <-finished:
 			return err
 		case s := <-signals:
-			if !first {
+			if !first.IsZero() && time.Since(first) < sameSignal {
+				continue
+			}
+			if !first.IsZero() {
 				g.opts.Logger.Warn("second signal: stopping at once", "signal", s.String())
 				force()
 				return ErrForced
 			}
+			first = time.Now()
 			g.opts.Logger.Info("signal: draining; a second one stops at once", "signal", s.String())
 			ended()
 		}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"nekoq/services/errs"
+	"nekoq/services/replica/raftnode"
 	"nekoq/services/state"
 	"nekoq/services/testkit/cluster"
 	"nekoq/services/watch"
@@ -29,9 +31,23 @@ type group struct {
 	mu    sync.Mutex
 	hubs  map[string]*watch.Hub
 	nodes map[string]*warehousetest.Node // the newest of each id
+
+	resets atomic.Int64 // snapshots that were installed
 }
 
-func startRaft(tb testing.TB, nodes int) *group {
+type countResets struct {
+	*watch.Hub
+	n *atomic.Int64
+}
+
+func (c countResets) Reset() {
+	c.n.Add(1)
+	c.Hub.Reset()
+}
+
+func startRaft(tb testing.TB, nodes int) *group { return startRaftWith(tb, nodes, nil) }
+
+func startRaftWith(tb testing.TB, nodes int, config func(id string, c *raftnode.Config)) *group {
 	tb.Helper()
 	g := &group{hubs: map[string]*watch.Hub{}, nodes: map[string]*warehousetest.Node{}}
 	tb.Cleanup(func() { // runs after the cluster's own
@@ -41,6 +57,7 @@ func startRaft(tb testing.TB, nodes int) *group {
 	})
 	g.Cluster = cluster.New(tb, cluster.Options{
 		Nodes:    nodes,
+		Config:   config,
 		Register: func(reg *state.Registry) { warehousetest.Register(reg) },
 		Events: func(id string) watch.Publisher {
 			g.mu.Lock()
@@ -49,7 +66,7 @@ func startRaft(tb testing.TB, nodes int) *group {
 				old.Close()
 			}
 			g.hubs[id] = watch.NewHub(watch.Options{})
-			return g.hubs[id]
+			return countResets{g.hubs[id], &g.resets}
 		},
 		Before: func(m *cluster.Member) {
 			g.mu.Lock()

@@ -160,7 +160,7 @@ func (c *hashCache) put(k cacheKey, d *reading, hash string) {
 	if items < c.items || areas < c.areas {
 		return
 	}
-	if items != c.items || areas != c.areas || len(c.hashes) >= maxCached {
+	if c.hashes == nil || items != c.items || areas != c.areas || len(c.hashes) >= maxCached {
 		c.items, c.areas, c.hashes = items, areas, map[cacheKey]string{}
 	}
 	c.hashes[k] = hash

@@ -3,7 +3,6 @@ package table
 import (
 	"bytes"
 	"slices"
-	"strings"
 
 	"nekoq/services/state"
 )
@@ -33,6 +32,12 @@ func getRole(tx *state.Tx, name string) (r Role, ok bool, err error) {
 
 func putUser(tx *state.Tx, u User) { tx.Put(Users, []byte(u.Name), Encode(u)) }
 func putRole(tx *state.Tx, r Role) { tx.Put(Roles, []byte(r.Name), Encode(r)) }
+
+// MaxName is the most bytes of a user's or a role's name. It changes outcomes, so it
+// is a constant.
+const MaxName = 1024
+
+func validName(n string) bool { return n != "" && len(n) <= MaxName }
 
 func applyEnable(tx *state.Tx, payload []byte) (Outcome, error) {
 	var p Enable
@@ -75,6 +80,9 @@ func applyUserAdd(tx *state.Tx, payload []byte) (Outcome, error) {
 	m, err := ReadMeta(tx)
 	if err != nil {
 		return 0, err
+	}
+	if !validName(p.Name) {
+		return InvalidManagement, nil
 	}
 	if _, ok, err := getUser(tx, p.Name); err != nil || ok {
 		return UserExists, err
@@ -189,6 +197,9 @@ func applyRoleAdd(tx *state.Tx, payload []byte) (Outcome, error) {
 	if err != nil {
 		return 0, err
 	}
+	if !validName(p.Name) {
+		return InvalidManagement, nil
+	}
 	if _, ok, err := getRole(tx, p.Name); err != nil || ok {
 		return RoleExists, err
 	}
@@ -296,7 +307,10 @@ func applyMember(tx *state.Tx, payload []byte) (Outcome, error) {
 	if err := decode("member", payload, &p); err != nil {
 		return 0, err
 	}
-	if len(p.URLs) == 0 || strings.TrimSpace(p.ID) == "" {
+	if !validName(p.ID) {
+		return InvalidManagement, nil
+	}
+	if len(p.URLs) == 0 {
 		tx.Delete(Members, []byte(p.ID))
 		return OK, nil
 	}

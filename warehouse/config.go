@@ -38,7 +38,7 @@ const (
 func DefaultConfig() Config {
 	return Config{
 		MaxKeyBytes:       4 << 10,
-		MaxValueBytes:     1 << 20,
+		MaxValueBytes:     3 << 19, // etcd's largest request, 1.5 MiB
 		DefaultListLimit:  100,
 		MaxListLimit:      10_000,
 		MaxPageBytes:      4 << 20,

@@ -94,6 +94,10 @@ func (tx *Tx) Delete(t TableID, key []byte) {
 	}
 }
 
+// DeleteFound is Delete of a row that this command has read and not deleted since,
+// which spares the look whether it is there. key is kept.
+func (tx *Tx) DeleteFound(t TableID, key []byte) { tx.write(t, tx.m.reg.slot(t), key, nil) }
+
 func (tx *Tx) write(t TableID, slot int, key, value []byte) {
 	tx.wrote = true
 	key, value = tx.base.base.h.own(key), tx.base.base.h.own(value)

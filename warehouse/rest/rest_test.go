@@ -221,7 +221,7 @@ func TestBadInput(t *testing.T) {
 	}{
 		{"PUT", "/v1/warehouse/kv/", "v", 400, "invalid_argument", "key"},
 		{"PUT", "/v1/warehouse/kv/" + strings.Repeat("k", 4097), "v", 413, "too_large", "key"},
-		{"PUT", "/v1/warehouse/kv/k", strings.Repeat("v", 1<<20+1), 413, "too_large", "body"},
+		{"PUT", "/v1/warehouse/kv/k", strings.Repeat("v", 3<<19+1), 413, "too_large", "body"},
 		{"PUT", "/v1/warehouse/kv/%ff%fe", "v", 400, "invalid_argument", "key"},
 		{"GET", "/v1/warehouse/kv/%ff", "", 400, "invalid_argument", "key"},
 		{"PUT", "/v1/warehouse/kv/_sys/x", "v", 403, "forbidden", "key"},

@@ -98,7 +98,7 @@ func (o *Owners) end(tx *state.Tx, l Lease, expired bool, cmd *command.Command) 
 	})
 	remove(tx, l)
 	for i, k := range keys {
-		tx.Delete(TableAttached, attachKey(l.ID, owners[i], k))
+		tx.DeleteFound(TableAttached, attachKey(l.ID, owners[i], k))
 	}
 	for i := 0; i < len(keys); {
 		j := i + 1

@@ -301,14 +301,14 @@ func get(r state.Reader, id uint64) (Lease, bool) {
 func putLease(tx *state.Tx, l Lease) { tx.Put(TableLeases, idKey(l.ID), l.encode()) }
 
 func reindex(tx *state.Tx, l *Lease) {
-	tx.Delete(TableDeadlines, deadlineKey(l.indexed, l.ID))
+	tx.DeleteFound(TableDeadlines, deadlineKey(l.indexed, l.ID))
 	l.indexed = l.Deadline
 	tx.Put(TableDeadlines, deadlineKey(l.indexed, l.ID), none)
 }
 
 func remove(tx *state.Tx, l Lease) {
-	tx.Delete(TableLeases, idKey(l.ID))
-	tx.Delete(TableDeadlines, deadlineKey(l.indexed, l.ID))
+	tx.DeleteFound(TableLeases, idKey(l.ID))
+	tx.DeleteFound(TableDeadlines, deadlineKey(l.indexed, l.ID)) // each lease has one
 }
 
 func idKey(id uint64) []byte { return binary.BigEndian.AppendUint64(make([]byte, 0, 8), id) }

@@ -120,7 +120,7 @@ func (w *writer) remove(key, old []byte, prev *Record) {
 	row := a.cut(func(b []byte) []byte { return appendRecord(b, &t) })
 	w.tx.Put(TableHist, hk, row)
 	w.meta.Past += uint64(len(hk) + len(row))
-	w.tx.Delete(TableKV, k)
+	w.tx.DeleteFound(TableKV, k)
 	w.account(key, -1, -int64(len(key)+len(prev.Value)))
 	w.meta.Keys--
 	w.meta.Bytes -= uint64(len(key) + len(prev.Value))

@@ -124,6 +124,9 @@ func (s *Server) logAccess(c *gin.Context, r *request, status int, took time.Dur
 			return
 		}
 	case AccessLogErrors:
+		if status == http.StatusServiceUnavailable && (r.path == "/readyz" || r.path == "/healthz") {
+			return // a probe that says "not yet" is an answer, polled many times a second
+		}
 		slow := s.cfg.SlowRequest > 0 && took >= s.cfg.SlowRequest && !r.parked
 		if status < 500 && !slow {
 			return

@@ -118,6 +118,21 @@ func TestAccessLog(t *testing.T) {
 	}
 }
 
+// A node that is not ready yet is asked many times a second; that is no error.
+func TestProbesAreNotLoggedAsErrors(t *testing.T) {
+	var log bytes.Buffer
+	s := newServer(t, testConfig(), Deps{
+		AccessLog: slog.New(slog.NewTextHandler(&log, nil)),
+		Ready:     func(context.Context) error { return errs.New(errs.NoLeader, "no leader") },
+	})
+	if rec := call(s, "GET", "/readyz", ""); rec.Code != 503 {
+		t.Fatalf("status %d", rec.Code)
+	}
+	if log.Len() > 0 {
+		t.Errorf("logged: %s", log.String())
+	}
+}
+
 func TestDocsPage(t *testing.T) {
 	s := newServer(t, testConfig(), Deps{})
 	page := call(s, "GET", "/docs", "")

@@ -9,10 +9,10 @@ import (
 
 const (
 	// memoryLook is how often the process looks at its own memory.
-	memoryLook = 5 * time.Second
+	memoryLook = 2 * time.Second
 	// quietBytes is what a process allocates at most in memoryLook when it has
 	// nothing to do: heartbeats, scrapes, hash comparisons.
-	quietBytes = 16 << 20
+	quietBytes = 8 << 20
 	// slackBytes is garbage and free heap worth giving back.
 	slackBytes = 32 << 20
 )

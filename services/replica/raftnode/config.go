@@ -40,13 +40,13 @@ const (
 // DefaultConfig is the configuration for nodes in one data centre. With pre-vote
 // both followers of a dead leader must have missed it (up to twice
 // heartbeat_timeout), and when the first to ask has the shorter log the other asks
-// up to twice election_timeout later: together under 3 s.
+// up to twice election_timeout later: together under 2 s.
 func DefaultConfig() Config {
 	return Config{
 		LogStore:           LogStoreWAL,
-		HeartbeatTimeout:   600 * time.Millisecond,
-		ElectionTimeout:    600 * time.Millisecond,
-		LeaderLease:        500 * time.Millisecond,
+		HeartbeatTimeout:   450 * time.Millisecond,
+		ElectionTimeout:    450 * time.Millisecond,
+		LeaderLease:        400 * time.Millisecond,
 		CommitTimeout:      4 * time.Millisecond,
 		MaxAppendEntries:   128,
 		MaxAppendBytes:     4 << 20,

@@ -27,6 +27,9 @@ func (n *Node) Propose(ctx context.Context, cmd command.Command) (replica.Result
 	if err := group.Check(&cmd); err != nil {
 		return replica.Result{}, err
 	}
+	if err := ctx.Err(); err != nil {
+		return replica.Result{}, errs.From(err) // whoever leads, and if nobody does
+	}
 	var (
 		maybeSent bool
 		patience  = n.firstTry(ctx)

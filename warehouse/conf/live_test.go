@@ -86,7 +86,10 @@ func TestGrayReleases(t *testing.T) {
 		labels map[string]string
 		want   string
 	}{
-		{"10.255.0.1", nil, "net"}, {"::ffff:10.1.1.1", nil, "net"}, {"fd00::5", nil, "net"}, {"10.0.0.1", map[string]string{"tier": "vip"}, "vip"},
+		{"10.255.0.1", nil, "net"},
+		{"::ffff:10.1.1.1", nil, "net"},
+		{"fd00::5", nil, "net"},
+		{"10.0.0.1", map[string]string{"tier": "vip"}, "vip"},
 		{"11.0.0.1", map[string]string{"tier": "gold"}, "vip"},
 	} {
 		if got := one(c.ip, c.labels); got != c.want {

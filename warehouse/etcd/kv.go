@@ -19,6 +19,11 @@ func (s *Door) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse
 	if err := checkRange(r); err != nil {
 		return nil, err
 	}
+	if r.Serializable {
+		if err := s.requireLeader(ctx, nil); err != nil {
+			return nil, err
+		}
+	}
 	x, err := s.mayRange(ctx, r)
 	if err != nil {
 		return nil, err
@@ -27,7 +32,7 @@ func (s *Door) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse
 	if err != nil {
 		return nil, grpcError(ctx, err)
 	}
-	if x, err = s.stillMay(ctx, x, func(x access) error { return x.read(r.Key, r.RangeEnd) }); err != nil {
+	if _, err = s.stillMay(ctx, x, func(x access) error { return x.read(r.Key, r.RangeEnd) }); err != nil {
 		return nil, err
 	}
 	return rangeResponse(s.header(res.Revision), &res), nil

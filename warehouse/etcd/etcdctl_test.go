@@ -169,5 +169,4 @@ func TestEtcdctlGoesOn(t *testing.T) {
 	if s := mirrored(); strings.Contains(s, "Error") {
 		t.Error(s)
 	}
-
 }

@@ -232,10 +232,10 @@ func (s *Service) propose(ctx context.Context, kind command.Kind, payload []byte
 // when it looked: the time since belongs to the next step. When another node's step
 // came between, the measurement is thrown away and starts anew from now.
 func (s *Service) lead(ctx context.Context, term uint64) {
+	step, _, _ := s.look(ctx)
+	since := s.clock.Now() // before the ticker, so that its first tick is measured whole
 	tick := s.clock.NewTicker(s.cfg.Tick)
 	defer tick.Stop()
-	step, _, _ := s.look(ctx)
-	since := s.clock.Now()
 	for {
 		select {
 		case <-ctx.Done():

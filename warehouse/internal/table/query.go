@@ -1,0 +1,289 @@
+package table
+
+import (
+	"bytes"
+	"errors"
+	"sort"
+
+	"nekoq/services/state"
+	"nekoq/warehouse/api"
+)
+
+// VisibleRange is the newest keys of [start, end) without the system's, unless the
+// range lies wholly among them.
+func VisibleRange(r state.Reader, start, end []byte, fn Visit) error {
+	return VisibleRangeAt(r, Meta{}, start, end, ^uint64(0), fn)
+}
+
+// VisibleRangeAt is VisibleRange at revision rev.
+func VisibleRangeAt(r state.Reader, m Meta, start, end []byte, rev uint64, fn Visit) error {
+	return visible(start, end, func(start, end []byte) error {
+		more := true
+		err := Range(r, m, start, end, rev, func(k []byte, rec *Record) bool {
+			more = fn(k, rec)
+			return more
+		})
+		if err == nil && !more {
+			return errStop
+		}
+		return err
+	})
+}
+
+// errStop ends a range whose reader has enough.
+var errStop = errors.New("stop")
+
+// visible splits a range around the system's keys.
+func visible(start, end []byte, part func(start, end []byte) error) error {
+	err := splitVisible(start, end, part)
+	if err == errStop {
+		return nil
+	}
+	return err
+}
+
+func splitVisible(start, end []byte, part func(start, end []byte) error) error {
+	if end != nil && bytes.Compare(start, end) >= 0 {
+		return nil
+	}
+	inside := bytes.HasPrefix(start, systemPrefix) && end != nil && bytes.Compare(end, systemEnd) <= 0
+	if inside || bytes.Compare(start, systemEnd) >= 0 || (end != nil && bytes.Compare(end, systemPrefix) <= 0) {
+		return part(start, end)
+	}
+	if bytes.Compare(start, systemPrefix) < 0 {
+		if err := part(start, systemPrefix); err != nil {
+			return err
+		}
+	}
+	if end != nil && bytes.Compare(end, systemEnd) <= 0 {
+		return nil
+	}
+	return part(systemEnd, end)
+}
+
+// Query is where a range is read: the newest state with its counts.
+type Query struct {
+	R      state.Reader
+	Meta   Meta
+	Counts Counter
+}
+
+// CheckQuery refuses what Range would.
+func (m Meta) CheckQuery(q *api.RangeRequest) error {
+	if q.Revision == 0 {
+		return nil
+	}
+	return m.CheckRevision(q.Revision)
+}
+
+// Range answers a range request. Keys and values are copies made by keep.
+func (q *Query) Range(req *api.RangeRequest, keep func([]byte) []byte, kv func(key []byte, rec *Record) api.KV) (api.RangeResult, error) {
+	rev := req.Revision
+	if rev == 0 {
+		rev = q.Meta.Revision
+	}
+	start, end := req.Bounds()
+	res := api.RangeResult{Items: []api.KV{}}
+	res.Revision = q.Meta.Revision
+	if req.CountOnly {
+		var err error
+		res.Count, err = q.Count(start, end, rev)
+		return res, err
+	}
+	if req.Single() {
+		rec, ok, err := At(q.R, req.Key, rev)
+		if err != nil || !ok || rec.Deleted {
+			return res, err
+		}
+		res.Count = 1
+		if within(req, &rec) {
+			item := kv(req.Key, &rec)
+			item.Value = nil
+			if !req.KeysOnly {
+				item.Value = keep(rec.Value)
+			}
+			res.Items = append(res.Items, item)
+		}
+		return res, nil
+	}
+	sorted, filtered := sorting(req), req.MinMod|req.MaxMod|req.MinCreate|req.MaxCreate != 0
+	most := int64(-1)
+	if req.Limit > 0 && !sorted && !filtered {
+		most = req.Limit
+	}
+	n := uint64(0)
+	err := VisibleRangeAt(q.R, q.Meta, start, end, rev, func(k []byte, rec *Record) bool {
+		if most >= 0 && int64(len(res.Items)) == most {
+			res.More = true
+			return false
+		}
+		n++
+		if !within(req, rec) {
+			return true
+		}
+		if req.KeysOnly && req.SortBy != api.SortByValue {
+			rec.Value = nil
+		}
+		item := kv(keep(k), rec)
+		item.Value = keep(rec.Value)
+		res.Items = append(res.Items, item)
+		return true
+	})
+	if err != nil {
+		return res, err
+	}
+	res.Count = n
+	if res.More {
+		if res.Count, err = q.Count(start, end, rev); err != nil {
+			return res, err
+		}
+	}
+	if sorted {
+		sortItems(res.Items, req)
+	}
+	if req.Limit > 0 && int64(len(res.Items)) > req.Limit {
+		res.Items, res.More = res.Items[:req.Limit:req.Limit], true
+	}
+	if req.KeysOnly {
+		for i := range res.Items {
+			res.Items[i].Value = nil
+		}
+	}
+	return res, nil
+}
+
+func within(req *api.RangeRequest, rec *Record) bool {
+	return rec.ModRevision >= req.MinMod && (req.MaxMod == 0 || rec.ModRevision <= req.MaxMod) &&
+		rec.CreateRevision >= req.MinCreate && (req.MaxCreate == 0 || rec.CreateRevision <= req.MaxCreate)
+}
+
+// sorting tells whether key order is not the order asked for.
+func sorting(req *api.RangeRequest) bool {
+	return req.SortBy != api.SortByKey || req.Order == api.Descending
+}
+
+func sortItems(items []api.KV, req *api.RangeRequest) {
+	by := func(a, b *api.KV) int {
+		switch req.SortBy {
+		case api.SortByVersion:
+			return order(a.Version, b.Version)
+		case api.SortByCreate:
+			return order(a.CreateRevision, b.CreateRevision)
+		case api.SortByMod:
+			return order(a.ModRevision, b.ModRevision)
+		case api.SortByValue:
+			return bytes.Compare(a.Value, b.Value)
+		}
+		return bytes.Compare(a.Key, b.Key)
+	}
+	sort.SliceStable(items, func(i, j int) bool {
+		c := by(&items[i], &items[j])
+		if req.Order == api.Descending {
+			return c > 0
+		}
+		return c < 0
+	})
+}
+
+func order(a, b uint64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// maxRecount bounds the log rows that are read to correct a count for an older
+// revision; beyond it the range is walked.
+const maxRecount = 20_000
+
+// Count counts the visible keys of [start, end) at rev. At the newest revision it
+// sums blocks; a little before it, it corrects that sum by what changed since.
+func (q *Query) Count(start, end []byte, rev uint64) (uint64, error) {
+	if rev >= q.Meta.Revision {
+		return q.countNow(start, end)
+	}
+	if q.Meta.Revision-rev > maxRecount {
+		return q.countWalk(start, end, rev)
+	}
+	n, err := q.countNow(start, end)
+	if err != nil {
+		return 0, err
+	}
+	left := maxRecount
+	change := int64(0)
+	seen := make(map[string]struct{})
+	var bad error
+	err = Changes(q.R, rev+1, q.Meta.Revision, func(l Log) bool {
+		left--
+		if left < 0 {
+			return false
+		}
+		if bytes.Compare(l.Key, start) < 0 || (end != nil && bytes.Compare(l.Key, end) >= 0) {
+			return true
+		}
+		if bytes.HasPrefix(l.Key, systemPrefix) && !bytes.HasPrefix(start, systemPrefix) {
+			return true
+		}
+		if _, ok := seen[string(l.Key)]; ok {
+			return true
+		}
+		seen[string(l.Key)] = struct{}{}
+		then, ok, e := At(q.R, l.Key, rev)
+		if e != nil {
+			bad = e
+			return false
+		}
+		if ok && !then.Deleted {
+			change++
+		}
+		if _, now := q.R.Get(TableKV, l.Key); now {
+			change--
+		}
+		return true
+	})
+	if err != nil || bad != nil {
+		return 0, firstError(err, bad)
+	}
+	if left < 0 {
+		return q.countWalk(start, end, rev)
+	}
+	return uint64(int64(n) + change), nil
+}
+
+func firstError(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+func (q *Query) countNow(start, end []byte) (n uint64, err error) {
+	err = visible(start, end, func(start, end []byte) error {
+		n += q.Counts.Count(q.R, start, end)
+		return nil
+	})
+	return n, err
+}
+
+func (q *Query) countWalk(start, end []byte, rev uint64) (n uint64, err error) {
+	err = VisibleRangeAt(q.R, q.Meta, start, end, rev, func([]byte, *Record) bool { n++; return true })
+	return n, err
+}
+
+// liveCounts is the count index inside an applier.
+func liveCounts(tx *state.Tx) Counter { return &tx.Index(IndexCount).(*countIndex).Counts }
+
+// FrozenCounts is that of a view.
+func FrozenCounts(v *state.View) Counter { return v.Frozen(IndexCount).(*Counts) }
+
+// NoteKV makes the answer's form of a record, which aliases it.
+func NoteKV(key []byte, r *Record) api.KV {
+	return api.KV{
+		Key: key, Value: r.Value, CreateRevision: r.CreateRevision, ModRevision: r.ModRevision,
+		Version: r.Version, Lease: r.Lease, StoreRevision: r.StoreRevision,
+		Created: r.Created, Modified: r.Modified, Actor: string(r.Actor), Deleted: r.Deleted,
+	}
+}

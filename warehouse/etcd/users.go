@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"sync"
 
 	"go.etcd.io/etcd/api/v3/authpb"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -76,7 +77,7 @@ func (s *Door) Authenticate(ctx context.Context, r *pb.AuthenticateRequest) (*pb
 		return nil, rpctypes.ErrGRPCAuthNotEnabled
 	}
 	u, ok := a.User(r.Name)
-	hash := unknownHash
+	hash := unknownHash()
 	if ok && !u.NoPassword && len(u.Hash) > 0 {
 		hash = u.Hash
 	}
@@ -92,8 +93,9 @@ func (s *Door) Authenticate(ctx context.Context, r *pb.AuthenticateRequest) (*pb
 	return &pb.AuthenticateResponse{Header: h, Token: sealToken(a, u.Name, s.clock.Now().Add(s.cfg.AuthTokenTTL))}, nil
 }
 
-// unknownHash is the hash of no password that anybody knows.
-var unknownHash = func() []byte {
+// unknownHash is the hash of no password that anybody knows. It is made at the first
+// log-in: making it takes some 50 ms.
+var unknownHash = sync.OnceValue(func() []byte {
 	b := make([]byte, 16)
 	_, _ = rand.Read(b)
 	h, err := bcrypt.GenerateFromPassword(b, bcrypt.DefaultCost)
@@ -101,7 +103,7 @@ var unknownHash = func() []byte {
 		panic(err)
 	}
 	return h
-}()
+})
 
 // hashed makes the hash that is stored: of the password, or the one that the client
 // has made itself.

@@ -143,7 +143,6 @@ func (s *Door) options() []grpc.ServerOption {
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(uint32(s.cfg.MaxConcurrentStreams)),
 		grpc.NumStreamWorkers(uint32(s.cfg.StreamWorkers)),
-		grpc.SharedWriteBuffer(true),
 		grpc.StaticStreamWindowSize(1 << 20),
 		grpc.StaticConnWindowSize(16 << 20),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: s.cfg.KeepaliveMinTime}),

@@ -38,13 +38,6 @@ func (k *talk) create(r *pb.WatchCreateRequest) {
 	}
 }
 
-func (k *talk) progress() {
-	k.t.Helper()
-	if err := k.s.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}}); err != nil {
-		k.t.Fatal(err)
-	}
-}
-
 func (k *talk) next() *pb.WatchResponse {
 	k.t.Helper()
 	r, err := k.s.Recv()

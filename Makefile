@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 GO ?= go
 BIN := bin/nekoq
-TEST_TIMEOUT ?= 20m
+TEST_TIMEOUT ?= 30m
 SOAK_TIME ?= 10m
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -X nekoq/services/app.Version=$(VERSION)
@@ -25,7 +25,7 @@ deps: ## install what the tests need from the system's packages (a C compiler fo
 
 test: deps ## run every test of a fresh machine: static checks, unit, replay, conformance, clusters, the built binary
 	@$(MAKE) --no-print-directory lint
-	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
+	$(GO) test -race -count=1 -timeout $(TEST_TIMEOUT) ./...
 
 test-short: ## unit tests without the race detector
 	$(GO) test -short -timeout 5m ./...

@@ -65,16 +65,18 @@ func TestProgressNeverOvertakesEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	written := make(chan error, 1)
 	go func() {
 		for i := range writes {
 			if _, err := c.Put(ctx, fmt.Sprintf("p/%02d", i%watches), "x"); err != nil {
-				t.Error(err)
+				written <- err
 				return
 			}
 			if i%7 == 0 {
 				_ = k.s.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}})
 			}
 		}
+		written <- nil
 	}()
 	// Nothing but these writes moves the revision, so all revisions are seen as events.
 	told, got := 0, map[int64]bool{}
@@ -92,6 +94,9 @@ func TestProgressNeverOvertakesEvents(t *testing.T) {
 				t.Fatalf("progress says %d, but the event of %d has not come", r.Header.Revision, rev)
 			}
 		}
+	}
+	if err := <-written; err != nil {
+		t.Fatal(err)
 	}
 }
 

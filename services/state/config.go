@@ -20,9 +20,9 @@ type Config struct {
 // DefaultConfig returns the defaults.
 func DefaultConfig() Config {
 	return Config{
-		FlushBytes:    8 << 20,
-		FlushInterval: time.Second,
-		MaxLagBytes:   32 << 20,
+		FlushBytes:    32 << 20,
+		FlushInterval: 3 * time.Second,
+		MaxLagBytes:   96 << 20,
 		MmapBytes:     64 << 30,
 		LockTimeout:   time.Second,
 		CloseTimeout:  5 * time.Second,

@@ -50,7 +50,7 @@ func DefaultConfig() Config {
 		CommitTimeout:      4 * time.Millisecond,
 		MaxAppendEntries:   128,
 		MaxAppendBytes:     4 << 20,
-		MaxInflight:        2,
+		MaxInflight:        4,
 		MaxPending:         16384,
 		MaxPendingBytes:    64 << 20,
 		LeaderPatience:     10 * time.Second,

@@ -48,7 +48,7 @@ func (m *Machine) ApplyEntry(index, term uint64, entry []byte) ([]Result, error)
 	m.activeBytes.Store(m.active.bytes)
 	m.changed = true
 	signal(m.dirty)
-	if m.active.bytes >= m.cfg.FlushBytes {
+	if m.active.bytes >= m.flushAt.Load() {
 		signal(m.kick)
 	}
 	return results, nil

@@ -237,8 +237,36 @@ func (m *Machine) writeTx(db *bolt.DB, b *batch) (err error) {
 		_ = tx.Rollback()
 		return err
 	}
-	return tx.Commit()
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	stats := tx.Stats()
+	m.adapt(b.bytes, stats.GetPageAlloc())
+	return nil
 }
+
+// Page bytes of one commit. Rows whose keys lie far apart cost a page each, ten
+// times their own size, and bbolt holds all pages of a transaction in memory.
+const (
+	maxCommitPages = 96 << 20
+	minFlushBytes  = 2 << 20
+)
+
+// adapt sets the bytes of changes for the next commits from what this one cost:
+// rows that share pages are written in large steps, scattered ones in small ones.
+func (m *Machine) adapt(rows, pages int64) {
+	now := m.flushAt.Load()
+	switch {
+	case pages > maxCommitPages && rows > 0:
+		now = max(minFlushBytes, int64(float64(rows)*maxCommitPages/float64(pages)))
+	case pages < maxCommitPages/2:
+		now += now / 4
+	}
+	m.flushAt.Store(min(now, m.cfg.FlushBytes))
+}
+
+// maxLag is the bytes of unsaved changes at which applying waits.
+func (m *Machine) maxLag() int64 { return min(m.cfg.MaxLagBytes, 3*m.flushAt.Load()) }
 
 func (m *Machine) putRows(tx *bolt.Tx, b *batch) error {
 	for i, t := range b.rows {
@@ -277,12 +305,12 @@ func isFull(err error) bool {
 
 // awaitLag waits until the overlays are small enough for another batch.
 func (m *Machine) awaitLag() error {
-	for m.activeBytes.Load()+m.flushBytes.Load() > m.cfg.MaxLagBytes {
+	for m.activeBytes.Load()+m.flushBytes.Load() > m.maxLag() {
 		signal(m.kick)
 		m.wait.Lock()
 		progress := m.progress
 		m.wait.Unlock()
-		if m.activeBytes.Load()+m.flushBytes.Load() <= m.cfg.MaxLagBytes {
+		if m.activeBytes.Load()+m.flushBytes.Load() <= m.maxLag() {
 			return nil
 		}
 		select {

@@ -124,6 +124,7 @@ type Machine struct {
 	waiting     atomic.Int64 // len(waiters), to skip the lock
 	durable     atomic.Uint64
 	activeBytes atomic.Int64
+	flushAt     atomic.Int64 // bytes of changes from which the file is written, at most cfg.FlushBytes
 	flushBytes  atomic.Int64
 	openViews   atomic.Int64
 
@@ -150,6 +151,7 @@ func Open(opts Options) (*Machine, error) {
 		dirty:    make(chan struct{}, 1), kick: make(chan struct{}, 1),
 		stop: make(chan struct{}), done: make(chan struct{}),
 	}
+	m.flushAt.Store(m.cfg.FlushBytes / 4) // grows with what commits cost
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}

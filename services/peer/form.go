@@ -59,9 +59,9 @@ func (s *Service) form() {
 		err = s.at.Raft.Start()
 	}
 	if err != nil {
-		s.fail(err)
 		why := err.Error()
-		s.waiting.Store(&why)
+		s.waiting.Store(&why) // before the failure is told: whoever hears of it asks Ready
+		s.fail(err)
 		return
 	}
 	s.formed.Store(true)

@@ -260,7 +260,7 @@ func (m *Machine) adapt(rows, pages int64) {
 	case pages > maxCommitPages && rows > 0:
 		now = max(minFlushBytes, int64(float64(rows)*maxCommitPages/float64(pages)))
 	case pages < maxCommitPages/2:
-		now += now / 4
+		now *= 2 // twice as many rows cost at most twice the pages
 	}
 	m.flushAt.Store(min(now, m.cfg.FlushBytes))
 }

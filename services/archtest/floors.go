@@ -28,6 +28,8 @@ var rooms = []room{
 	{"services/replica", 2, 1, "what services see of the replicated state"},
 	{"services/auth", 2, 1, "who may do what"},
 	{"services/replica/local", 2, 2, "the replica of one process"},
+	{"services/internal/link", 2, 1, "what connections of framed protocols share"},
+	{"services/grpcserver", 2, 2, "gRPC over HTTP/2, for doors"},
 	{"services/wire", 2, 2, "the framing of the native door and of peer calls"},
 	{"services/httpapi", 2, 2, "the HTTP door"},
 	{"services/lease", 2, 3, "TTLs that survive leader changes"},

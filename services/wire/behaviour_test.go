@@ -19,6 +19,7 @@ import (
 
 	"nekoq/services/auth"
 	"nekoq/services/errs"
+	"nekoq/services/internal/link"
 )
 
 func TestTooLarge(t *testing.T) {
@@ -347,7 +348,7 @@ func TestContextEnds(t *testing.T) {
 			require.NoError(t, err)
 			late := (<-ended).Sub(start) - 3*time.Second
 			require.GreaterOrEqual(t, late, time.Duration(0))
-			require.LessOrEqual(t, late, 2*sweepGrain)
+			require.LessOrEqual(t, late, 2*link.SweepGrain)
 			_ = a.Close()
 			<-done
 		})
@@ -442,7 +443,7 @@ func TestUnsentAtTheDeadlineMayGoOutLater(t *testing.T) {
 		_, err := r.conn.Call(t.Context(), mNote, []byte("first"))
 		first <- err
 	}()
-	require.Eventually(t, func() bool { return r.conn.w.writeStart.Load() != 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return r.conn.w.Stalled(0) }, 5*time.Second, time.Millisecond)
 	_, err := r.conn.Do(t.Context(), Request{Method: mNote, Payload: []byte("second"), Deadline: time.Now().Add(10 * time.Millisecond)})
 	require.Equal(t, errs.OutcomeUnknown, errs.CodeOf(err), "%v", err)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -458,7 +459,7 @@ func TestFullPipeHonoursDeadlines(t *testing.T) {
 	sc := &stuckConn{Conn: a, closed: make(chan struct{})}
 	r := startRigOn(t, NewServer(testMux(), ServerOptions{}), Options{}, sc, b)
 	sc.stuck.Store(true)
-	body := make([]byte, highWater)
+	body := make([]byte, link.HighWater)
 	var wg sync.WaitGroup
 	for i := range 6 {
 		wg.Go(func() {

@@ -3,11 +3,11 @@ package wire
 import (
 	"context"
 	"sync"
-	"time"
 
 	"nekoq/services/auth"
 	"nekoq/services/command"
 	"nekoq/services/errs"
+	"nekoq/services/internal/link"
 )
 
 // call is one request under way on the server, and the context of its handler:
@@ -15,24 +15,18 @@ import (
 // allocation and without a timer of its own (the connection sweeps deadlines).
 // It is never reused, since a handler may have given its context away.
 type call struct {
-	sc       *servConn
-	method   *method
-	id       uint32
-	deadline int64 // nano(), 0 for none
-	start    int64 // nano()
-	rid      command.RequestID
-	req      *buffer
+	link.Context
+	sc     *servConn
+	method *method
+	id     uint32
+	start  int64 // link.Nano()
+	rid    command.RequestID
+	req    *buffer
 
 	mu     sync.Mutex
-	done   chan struct{} // made when first asked for
-	err    error         // context.Canceled or DeadlineExceeded; set once
-	cause  *errs.Error   // what the caller is told, nil for nothing in particular
-	after  []*afterFunc
 	credit int64         // stream: bytes that may still be sent
 	more   chan struct{} // stream: credit came, cap 1
 }
-
-type afterFunc struct{ f func() }
 
 // requestIDKey is the key under which command keeps its value in a context. Its
 // type is that package's own, so we learn it by asking.
@@ -53,31 +47,6 @@ func (p *keyProbe) Value(key any) any {
 	return nil
 }
 
-func (c *call) Deadline() (time.Time, bool) {
-	if c.deadline == 0 {
-		return time.Time{}, false
-	}
-	return epoch.Add(time.Duration(c.deadline)), true
-}
-
-func (c *call) Done() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.done == nil {
-		c.done = make(chan struct{})
-		if c.err != nil {
-			close(c.done)
-		}
-	}
-	return c.done
-}
-
-func (c *call) Err() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.err
-}
-
 func (c *call) Value(key any) any {
 	switch key {
 	case auth.ContextKey:
@@ -91,59 +60,20 @@ func (c *call) Value(key any) any {
 	return nil
 }
 
-// AfterFunc is what the context package looks for in a parent that is not its
-// own, so that a derived context needs no goroutine to follow this one.
-func (c *call) AfterFunc(f func()) (stop func() bool) {
-	a := &afterFunc{f: f}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err != nil {
-		go f()
-		return func() bool { return false }
-	}
-	c.after = append(c.after, a)
-	return func() bool { return c.removeAfter(a) }
-}
-
-func (c *call) removeAfter(a *afterFunc) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for i, x := range c.after {
-		if x == a {
-			last := len(c.after) - 1
-			c.after[i], c.after[last] = c.after[last], nil
-			c.after = c.after[:last]
-			return true
-		}
-	}
-	return false
+// endCause gives what end was told.
+func (c *call) endCause() *errs.Error {
+	e, _ := c.Cause().(*errs.Error)
+	return e
 }
 
 // end cancels the context; only the first call counts. cause is what the caller
-// is told if the handler ends with a mere context error.
+// is told if the handler ends with a mere context error, nil for nothing.
 func (c *call) end(err error, cause *errs.Error) {
-	c.mu.Lock()
-	if c.err != nil {
-		c.mu.Unlock()
+	if cause == nil {
+		c.End(err, nil)
 		return
 	}
-	c.err, c.cause = err, cause
-	if c.done != nil {
-		close(c.done)
-	}
-	after := c.after
-	c.after = nil
-	c.mu.Unlock()
-	for _, a := range after {
-		go a.f()
-	}
-}
-
-// endCause gives what end was told.
-func (c *call) endCause() *errs.Error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.cause
+	c.End(err, cause)
 }
 
 // addCredit lets a stream send n more bytes. It refuses an overflow.
@@ -166,12 +96,10 @@ func (c *call) addCredit(n uint64) bool {
 // larger than what is left may pass, so a message of any size can be sent.
 func (c *call) takeCredit(n int) error {
 	for {
-		c.mu.Lock()
-		if c.err != nil {
-			err := c.err
-			c.mu.Unlock()
+		if err := c.Err(); err != nil {
 			return err
 		}
+		c.mu.Lock()
 		if c.credit > 0 {
 			c.credit -= int64(n)
 			c.mu.Unlock()

@@ -10,6 +10,7 @@ import (
 
 	"nekoq/services/command"
 	"nekoq/services/errs"
+	"nekoq/services/internal/link"
 )
 
 // Conn is the calling side of one connection. Any number of goroutines may call
@@ -17,7 +18,7 @@ import (
 type Conn struct {
 	conn   net.Conn
 	opts   Options
-	w      *writer
+	w      *link.Writer
 	fr     *frameReader
 	keep   *keeper
 	hello  serverHello
@@ -31,7 +32,7 @@ type Conn struct {
 	calls    map[uint32]*pending
 	streams  map[uint32]*Stream
 	lastID   uint32
-	sweep    sweeper
+	sweep    link.Sweeper
 	draining bool
 	err      error // why the connection ended
 	done     chan struct{}
@@ -54,7 +55,7 @@ type Request struct {
 // carries exactly one token a use.
 type pending struct {
 	ready    chan struct{}
-	deadline int64 // nano(), 0 for none
+	deadline int64 // link.Nano(), 0 for none
 	out      []byte
 	err      error
 	lost     bool // the connection ended first
@@ -97,7 +98,7 @@ func NewConn(ctx context.Context, nc net.Conn, opts Options) (*Conn, error) {
 		calls: make(map[uint32]*pending), streams: make(map[uint32]*Stream), done: make(chan struct{}),
 	}
 	c.spare.New = newPending
-	c.w = newWriter(nc, c.fail)
+	c.w = link.NewWriter(nc, c.fail)
 	c.fr = newFrameReader(nc, maxHello)
 	c.keep = &keeper{
 		w: c.w, fail: c.fail,
@@ -105,7 +106,7 @@ func NewConn(ctx context.Context, nc net.Conn, opts Options) (*Conn, error) {
 		busy: c.waiting, busyInterval: time.Second, busyTimeout: 2 * time.Second,
 	}
 	c.fr.onRead = c.keep.noteHeard
-	c.sweep.run = c.expire
+	c.sweep.Run = c.expire
 	if err := c.handshake(ctx); err != nil {
 		_ = nc.Close()
 		if ctx.Err() != nil {
@@ -116,7 +117,7 @@ func NewConn(ctx context.Context, nc net.Conn, opts Options) (*Conn, error) {
 		}
 		return nil, errs.New(errs.Unavailable, "%s: no hello from the server: %s", nc.RemoteAddr(), plainReason(err)).Wrap(err)
 	}
-	go c.w.run()
+	go c.w.Run()
 	c.keep.start()
 	go c.read()
 	return c, nil
@@ -249,11 +250,11 @@ func (c *Conn) Do(ctx context.Context, r Request) ([]byte, error) {
 		return nil, err
 	}
 	var offset int64 // of the end of the request; 0 for not even begun
-	if err = c.w.begin(ctx.Done(), p.ready, false); err == nil {
-		c.w.buf = appendRequest(c.w.buf, frameRequest, id, head, r.Payload)
-		offset = c.w.end(lone)
+	if err = c.w.Begin(ctx.Done(), p.ready, false); err == nil {
+		c.w.Buf = appendRequest(c.w.Buf, frameRequest, id, head, r.Payload)
+		offset = c.w.End(lone)
 		err = c.await(ctx, id, p, offset)
-	} else if err != errLate && c.take(id) == nil {
+	} else if err != link.ErrLate && c.take(id) == nil {
 		<-p.ready
 	}
 	out := p.out
@@ -282,15 +283,12 @@ func (c *Conn) await(ctx context.Context, id uint32, p *pending, offset int64) e
 	switch {
 	case p.lost:
 		return c.lost(offset)
-	case p.err == errLate:
+	case p.err == link.ErrLate:
 		sendControl(c.w, frameCancel, id, nil)
 		return c.gaveUp(context.DeadlineExceeded, offset)
 	}
 	return p.err
 }
-
-// errLate marks a call that the sweeper ended.
-var errLate = errors.New("wire: the call's deadline passed")
 
 // head builds what travels before the payload and finds the nearest deadline.
 func (c *Conn) head(ctx context.Context, r Request) (requestHead, int64, error) {
@@ -320,7 +318,7 @@ func (c *Conn) head(ctx context.Context, r Request) (requestHead, int64, error) 
 	if !watch {
 		return h, 0, nil
 	}
-	return h, nano() + int64(left), nil
+	return h, link.Nano() + int64(left), nil
 }
 
 // maxHeadStart bounds how much earlier than the caller the server's deadline is.
@@ -355,7 +353,7 @@ func (c *Conn) enter(p *pending, st *Stream) (id uint32, lone bool, err error) {
 	}
 	c.calls[c.lastID] = p
 	if p.deadline != 0 {
-		c.sweep.note(p.deadline)
+		c.sweep.Note(p.deadline)
 	}
 	return c.lastID, len(c.calls) == 1, nil
 }
@@ -375,18 +373,18 @@ func (c *Conn) take(id uint32) *pending {
 // leaveLocked closes a connection that was to be left, after its last call.
 func (c *Conn) leaveLocked() {
 	if c.draining && len(c.calls)+len(c.streams) == 0 {
-		c.w.finish(net.ErrClosed)
+		c.w.Finish(net.ErrClosed)
 	}
 }
 
 // notSent is the error of a request of which nothing went out.
 func (c *Conn) notSent(ctx context.Context, err error) error {
 	switch {
-	case err == errGaveUp:
+	case err == link.ErrGaveUp:
 		return errs.From(ctx.Err())
-	case err == errLate && c.Err() == nil:
+	case err == link.ErrLate && c.Err() == nil:
 		return errs.From(context.DeadlineExceeded)
-	case err == errLate:
+	case err == link.ErrLate:
 		err = c.Err()
 	}
 	return errs.New(errs.Unavailable, "%s: the connection is lost: %s", c.conn.RemoteAddr(), plainReason(err)).Wrap(err)
@@ -395,7 +393,7 @@ func (c *Conn) notSent(ctx context.Context, err error) error {
 // lost is the error of a request whose connection ended before its answer.
 func (c *Conn) lost(offset int64) error {
 	cause := c.Err()
-	if c.w.sent(offset) {
+	if c.w.Sent(offset) {
 		return errs.New(errs.OutcomeUnknown, "%s: the connection was lost before the answer came: %s",
 			c.conn.RemoteAddr(), plainReason(cause)).Wrap(cause)
 	}
@@ -406,7 +404,7 @@ func (c *Conn) lost(offset int64) error {
 // gaveUp is the error of a request whose caller stopped waiting. A request that
 // still waits to be written goes out later, when a frozen peer reads again.
 func (c *Conn) gaveUp(cause error, offset int64) error {
-	if errors.Is(cause, context.DeadlineExceeded) && !c.w.neverSent(offset) {
+	if errors.Is(cause, context.DeadlineExceeded) && !c.w.NeverSent(offset) {
 		return errs.New(errs.OutcomeUnknown, "%s: no answer before the deadline", c.conn.RemoteAddr()).Wrap(cause)
 	}
 	return errs.From(cause)
@@ -493,24 +491,24 @@ func (c *Conn) goaway() {
 
 // expire ends the calls whose deadline has passed.
 func (c *Conn) expire() {
-	now := nano()
+	now := link.Nano()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.sweep.armed = 0
+	c.sweep.Fired()
 	next := int64(0)
 	for id, p := range c.calls {
 		switch {
 		case p.deadline == 0:
 		case p.deadline <= now:
 			delete(c.calls, id)
-			p.err = errLate
+			p.err = link.ErrLate
 			p.ready <- struct{}{}
 		case next == 0 || p.deadline < next:
 			next = p.deadline
 		}
 	}
 	if next != 0 && c.err == nil {
-		c.sweep.note(next)
+		c.sweep.Note(next)
 	}
 	c.leaveLocked()
 }
@@ -527,12 +525,12 @@ func (c *Conn) fail(err error) {
 		return
 	}
 	c.err = err
-	c.sweep.stop()
+	c.sweep.Stop()
 	calls, streams := c.calls, c.streams
 	c.calls, c.streams = nil, nil
 	c.mu.Unlock()
 	c.keep.stop()
-	c.w.stop(err)
+	c.w.Stop(err)
 	_ = c.conn.Close()
 	for _, p := range calls {
 		p.lost = true

@@ -6,13 +6,14 @@ import (
 	"time"
 
 	"nekoq/services/errs"
+	"nekoq/services/internal/link"
 )
 
 // keeper finds dead peers: it pings one that has been silent, and reports one
 // that doesn't answer or doesn't take what is written to it. It costs one timer
 // a connection and one atomic store a read.
 type keeper struct {
-	w        *writer
+	w        *link.Writer
 	interval time.Duration // silence before a ping
 	timeout  time.Duration // for the answer
 	stall    time.Duration // for one write
@@ -64,14 +65,14 @@ func (k *keeper) noteHeard() {
 	if !k.heard.Load() {
 		k.heard.Store(true)
 	}
-	k.w.heard()
+	k.w.Heard()
 }
 
 func (k *keeper) tick() {
 	if k.onTick != nil {
 		k.onTick()
 	}
-	if k.w.stalled(k.stall) {
+	if k.w.Stalled(k.stall) {
 		k.fail(errs.New(errs.Unavailable, "the peer took nothing of what was sent for %s", k.stall))
 		return
 	}
@@ -88,7 +89,7 @@ func (k *keeper) tick() {
 		k.silent, k.pinged, k.unanswered = 0, false, 0
 	case k.pinged:
 		// Not before the ping is out: it may wait behind a large frame.
-		if k.w.sent(k.pingAt) {
+		if k.w.Sent(k.pingAt) {
 			k.unanswered += k.period()
 		}
 	default:
@@ -114,11 +115,11 @@ func (k *keeper) tick() {
 }
 
 // sendControl sends a small frame without waiting for room. A failure shows in
-// the connection's own end. It gives the offset as writer.end does.
-func sendControl(w *writer, typ byte, id uint32, body []byte) int64 {
-	if w.begin(nil, nil, true) != nil {
+// the connection's own end. It gives the offset as Writer.End does.
+func sendControl(w *link.Writer, typ byte, id uint32, body []byte) int64 {
+	if w.Begin(nil, nil, true) != nil {
 		return 0
 	}
-	w.buf = appendFrame(w.buf, typ, id, body)
-	return w.end(false)
+	w.Buf = appendFrame(w.Buf, typ, id, body)
+	return w.End(false)
 }

@@ -11,6 +11,7 @@ import (
 
 	"nekoq/services/auth"
 	"nekoq/services/errs"
+	"nekoq/services/internal/link"
 )
 
 // lingerTime is how long a drained connection waits for its caller to leave, so
@@ -23,7 +24,7 @@ type servConn struct {
 	srv       *Server
 	conn      net.Conn
 	limits    Limits
-	w         *writer
+	w         *link.Writer
 	fr        *frameReader
 	keep      *keeper
 	principal auth.Principal
@@ -34,17 +35,16 @@ type servConn struct {
 	calls    map[uint32]*call
 	streams  int
 	reqBytes int
-	sweep    sweeper
+	sweep    link.Sweeper
 	draining bool
 	linger   *time.Timer
 	closed   bool
-	pool     workers
-	running  sync.WaitGroup // workers
+	pool     link.Pool[*call]
 }
 
 func newServConn(s *Server, c net.Conn) *servConn {
 	sc := &servConn{srv: s, conn: c, limits: s.opts.Limits, calls: make(map[uint32]*call)}
-	sc.w = newWriter(c, sc.fail)
+	sc.w = link.NewWriter(c, sc.fail)
 	sc.fr = newFrameReader(c, maxHello)
 	sc.keep = &keeper{
 		w: sc.w, fail: sc.fail,
@@ -52,13 +52,14 @@ func newServConn(s *Server, c net.Conn) *servConn {
 	}
 	sc.fr.onRead = sc.keep.noteHeard
 	sc.keep.onTick = sc.trim
-	sc.sweep.run = sc.expire
+	sc.sweep.Run = sc.expire
+	sc.pool.Mu, sc.pool.Serve = &sc.mu, (*call).run
 	return sc
 }
 
 // refuse answers a connection that is not taken with the reason and closes it.
 func (sc *servConn) refuse(e *errs.Error) {
-	_ = sc.conn.SetDeadline(time.Now().Add(finalWrite))
+	_ = sc.conn.SetDeadline(time.Now().Add(link.FinalWrite))
 	if _, err := sc.conn.Write(appendErrorFrame(appendPreamble(nil), frameError, 0, e)); err == nil {
 		if cw, ok := sc.conn.(interface{ CloseWrite() error }); ok {
 			_ = cw.CloseWrite()
@@ -68,11 +69,11 @@ func (sc *servConn) refuse(e *errs.Error) {
 	_ = sc.conn.Close()
 }
 
-// discard reads what the peer still sends until it leaves or finalWrite passes:
+// discard reads what the peer still sends until it leaves or link.FinalWrite passes:
 // closing over unread bytes resets the connection, and the reason that was just
 // written would be lost.
 func (sc *servConn) discard() {
-	_ = sc.conn.SetReadDeadline(time.Now().Add(finalWrite))
+	_ = sc.conn.SetReadDeadline(time.Now().Add(link.FinalWrite))
 	_, _ = io.Copy(io.Discard, sc.conn)
 }
 
@@ -89,7 +90,7 @@ func (sc *servConn) serve() {
 	flushed := make(chan struct{})
 	go func() {
 		defer close(flushed)
-		sc.w.run()
+		sc.w.Run()
 	}()
 	sc.keep.start()
 	err := sc.read()
@@ -97,7 +98,7 @@ func (sc *servConn) serve() {
 		sc.violate(errs.From(err))
 	}
 	sc.fail(err)
-	sc.running.Wait()
+	sc.pool.Wait()
 	<-flushed
 }
 
@@ -162,7 +163,7 @@ func (sc *servConn) read() error {
 			return err
 		}
 		if !fresh {
-			now = nano()
+			now = link.Nano()
 		}
 		fresh = sc.fr.buffered()
 		if err := sc.take(fr, now); err != nil {
@@ -230,7 +231,7 @@ func (sc *servConn) request(fr frame, now int64) error {
 	}
 	c := &call{sc: sc, method: m, id: fr.id, rid: head.id, start: now}
 	if head.timeout > 0 {
-		c.deadline = now + int64(head.timeout)
+		c.DeadlineAt = now + int64(head.timeout)
 	}
 	if m.stream != nil {
 		c.credit, c.more = sc.window, make(chan struct{}, 1)
@@ -239,7 +240,7 @@ func (sc *servConn) request(fr frame, now int64) error {
 	c.req.b = append(c.req.b, payload...)
 	w, refusal, err := sc.enter(c)
 	if refusal == nil && err == nil {
-		sc.start(c, w)
+		sc.pool.Start(w, c)
 		return nil
 	}
 	putBuffer(c.req)
@@ -254,7 +255,7 @@ func (sc *servConn) maxBytes() int { return max(4*int(sc.limits.MaxFrameBytes), 
 
 // enter puts c into the table and gives an idle worker, nil for none. refusal is
 // for this request only; err ends the connection.
-func (sc *servConn) enter(c *call) (w *worker, refusal *errs.Error, err error) {
+func (sc *servConn) enter(c *call) (w *link.Worker[*call], refusal *errs.Error, err error) {
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
 	switch {
@@ -280,13 +281,10 @@ func (sc *servConn) enter(c *call) (w *worker, refusal *errs.Error, err error) {
 	if c.more != nil {
 		sc.streams++
 	}
-	if c.deadline != 0 {
-		sc.sweep.note(c.deadline)
+	if c.DeadlineAt != 0 {
+		sc.sweep.Note(c.DeadlineAt)
 	}
-	if w = sc.pool.take(); w == nil {
-		sc.running.Add(1) // the one to be started
-	}
-	return w, nil, nil
+	return sc.pool.Take(), nil, nil
 }
 
 // leave takes c out of the table and tells whether the connection is now
@@ -317,7 +315,7 @@ func (c *call) run() {
 	}
 	if after := sc.srv.opts.After; after != nil {
 		after(Result{
-			Name: c.method.name, Stream: c.more != nil, Code: code, Duration: time.Duration(nano() - c.start),
+			Name: c.method.name, Stream: c.more != nil, Code: code, Duration: time.Duration(link.Nano() - c.start),
 			RequestBytes: len(c.req.b), ResponseBytes: size,
 		})
 	}
@@ -347,9 +345,9 @@ func (c *call) runUnary() (errs.Code, int) {
 	}
 	lone := sc.leave(c)
 	c.end(context.Canceled, nil)
-	if sc.w.begin(nil, nil, false) == nil {
-		sc.w.buf = appendFrame(sc.w.buf, frameResponse, c.id, out)
-		sc.w.end(lone)
+	if sc.w.Begin(nil, nil, false) == nil {
+		sc.w.Buf = appendFrame(sc.w.Buf, frameResponse, c.id, out)
+		sc.w.End(lone)
 	}
 	return "", len(out)
 }
@@ -368,9 +366,9 @@ func (c *call) runStream() (errs.Code, int) {
 	}
 	sc.leave(c)
 	c.end(context.Canceled, nil)
-	if sc.w.begin(nil, nil, false) == nil {
-		sc.w.buf = appendFrame(sc.w.buf, frameEnd, c.id, nil)
-		sc.w.end(false)
+	if sc.w.Begin(nil, nil, false) == nil {
+		sc.w.Buf = appendFrame(sc.w.Buf, frameEnd, c.id, nil)
+		sc.w.End(false)
 	}
 	return "", total
 }
@@ -384,11 +382,11 @@ func (c *call) send(msg []byte) error {
 		return err
 	}
 	w := c.sc.w
-	if err := w.begin(c.Done(), nil, false); err != nil {
+	if err := w.Begin(c.Done(), nil, false); err != nil {
 		return err
 	}
-	w.buf = appendFrame(w.buf, frameMessage, c.id, msg)
-	w.end(false)
+	w.Buf = appendFrame(w.Buf, frameMessage, c.id, msg)
+	w.End(false)
 	return nil
 }
 
@@ -430,30 +428,37 @@ func (c *call) fail(err error) errs.Code {
 }
 
 func (sc *servConn) answerError(id uint32, e *errs.Error) {
-	if sc.w.begin(nil, nil, false) == nil {
-		sc.w.buf = appendErrorFrame(sc.w.buf, frameError, id, e)
-		sc.w.end(false)
+	if sc.w.Begin(nil, nil, false) == nil {
+		sc.w.Buf = appendErrorFrame(sc.w.Buf, frameError, id, e)
+		sc.w.End(false)
 	}
+}
+
+// trim ends workers that are not needed.
+func (sc *servConn) trim() {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	sc.pool.Trim()
 }
 
 // expire ends the calls whose deadline has passed.
 func (sc *servConn) expire() {
-	now := nano()
+	now := link.Nano()
 	var late []*call
 	sc.mu.Lock()
-	sc.sweep.armed = 0
+	sc.sweep.Fired()
 	next := int64(0)
 	for _, c := range sc.calls {
 		switch {
-		case c.deadline == 0:
-		case c.deadline <= now:
+		case c.DeadlineAt == 0:
+		case c.DeadlineAt <= now:
 			late = append(late, c)
-		case next == 0 || c.deadline < next:
-			next = c.deadline
+		case next == 0 || c.DeadlineAt < next:
+			next = c.DeadlineAt
 		}
 	}
 	if next != 0 && !sc.closed {
-		sc.sweep.note(next)
+		sc.sweep.Note(next)
 	}
 	sc.mu.Unlock()
 	for _, c := range late {
@@ -464,9 +469,9 @@ func (sc *servConn) expire() {
 // drain tells the caller to go elsewhere and ends its streams.
 func (sc *servConn) drain() {
 	e := errs.New(errs.ShuttingDown, "the server is stopping; use another one")
-	if sc.w.begin(nil, nil, true) == nil {
-		sc.w.buf = appendErrorFrame(sc.w.buf, frameGoaway, 0, e)
-		sc.w.end(false)
+	if sc.w.Begin(nil, nil, true) == nil {
+		sc.w.Buf = appendErrorFrame(sc.w.Buf, frameGoaway, 0, e)
+		sc.w.End(false)
 	}
 	var open []*call
 	sc.mu.Lock()
@@ -490,9 +495,9 @@ func (sc *servConn) lingerLocked() {
 	}
 	if sc.linger == nil {
 		sc.linger = time.AfterFunc(lingerTime, func() {
-			sc.w.finish(net.ErrClosed)
+			sc.w.Finish(net.ErrClosed)
 			// Ends a handshake that is still waited for.
-			_ = sc.conn.SetReadDeadline(time.Now().Add(finalWrite))
+			_ = sc.conn.SetReadDeadline(time.Now().Add(link.FinalWrite))
 		})
 	}
 }
@@ -500,12 +505,12 @@ func (sc *servConn) lingerLocked() {
 // violate tells the peer what it did wrong and closes once that is written.
 func (sc *servConn) violate(e *errs.Error) {
 	sc.srv.log.Warn("connection closed", "door", sc.srv.opts.Door, "peer", sc.principal.Addr, "error", e)
-	if sc.w.begin(nil, nil, true) != nil {
+	if sc.w.Begin(nil, nil, true) != nil {
 		return
 	}
-	sc.w.buf = appendErrorFrame(sc.w.buf, frameGoaway, 0, e)
-	sc.w.end(false)
-	sc.w.finish(e)
+	sc.w.Buf = appendErrorFrame(sc.w.Buf, frameGoaway, 0, e)
+	sc.w.End(false)
+	sc.w.Finish(e)
 	sc.discard()
 }
 
@@ -520,18 +525,18 @@ func (sc *servConn) fail(err error) {
 		return
 	}
 	sc.closed = true
-	sc.pool.release(len(sc.pool.idle))
+	sc.pool.End()
 	calls := make([]*call, 0, len(sc.calls))
 	for _, c := range sc.calls {
 		calls = append(calls, c)
 	}
-	sc.sweep.stop()
+	sc.sweep.Stop()
 	if sc.linger != nil {
 		sc.linger.Stop()
 	}
 	sc.mu.Unlock()
 	sc.keep.stop()
-	sc.w.stop(err)
+	sc.w.Stop(err)
 	_ = sc.conn.Close()
 	for _, c := range calls {
 		c.end(context.Canceled, nil)

@@ -43,12 +43,12 @@ func (c *Conn) Stream(ctx context.Context, m Method, req []byte) (*Stream, error
 	if s.id, _, err = c.enter(nil, s); err != nil {
 		return nil, err
 	}
-	if err := c.w.begin(ctx.Done(), nil, false); err != nil {
+	if err := c.w.Begin(ctx.Done(), nil, false); err != nil {
 		c.forget(s)
 		return nil, c.notSent(ctx, err)
 	}
-	c.w.buf = appendRequest(c.w.buf, frameOpen, s.id, head, req)
-	s.offset.Store(c.w.end(false))
+	c.w.Buf = appendRequest(c.w.Buf, frameOpen, s.id, head, req)
+	s.offset.Store(c.w.End(false))
 	s.follow(ctx)
 	return s, nil
 }

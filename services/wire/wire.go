@@ -8,7 +8,7 @@
 // client, so it pulls in nothing but errs, command and auth.
 //
 // Lock order: servConn.mu or Conn.mu, then one of call.mu, Stream.mu, keeper.mu,
-// then writer.mu. No lock is held over a
+// then the mutex of its link.Writer. No lock is held over a
 // read, a write or a handler.
 package wire
 

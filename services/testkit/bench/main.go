@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime/pprof"
 	"strconv"
 	"strings"
@@ -40,6 +41,7 @@ type settings struct {
 	set      []string
 	scatter  bool
 	etcdConn int
+	match    *regexp.Regexp // nil is every operation
 	profile  string
 	dir      string
 }
@@ -74,6 +76,10 @@ func parse() (*settings, error) {
 	flag.IntVar(&s.keys, "keys", 1_000_000, "keys of the memory and restart part")
 	flag.StringVar(&s.nekoq, "nekoq", "", "a built nekoq binary; built anew when empty")
 	flag.StringVar(&s.only, "only", "", "run one side only: nekoq, etcd or gin")
+	flag.Func("match", "measure only the operations whose name this regular expression finds", func(v string) (err error) {
+		s.match, err = regexp.Compile(v)
+		return err
+	})
 	flag.IntVar(&s.etcdConn, "etcd-connections", 16, "most connections of etcd's client (1 to 256): each load uses the best of 1, 4, 16 and so on up to it")
 	flag.BoolVar(&s.scatter, "scatter", false, "put the keys of the memory and restart part in no order")
 	flag.Func("set", "key=value for every NekoQ node, such as cluster.log_store=bolt; may be repeated", func(v string) error {
@@ -183,6 +189,9 @@ func head(title string) {
 // compare runs the sides in turn and prints their medians and the ratio of the
 // first to the second.
 func (s *settings) compare(ctx context.Context, what string, clients int, a, b side) error {
+	if !s.wants(what) {
+		return nil
+	}
 	var ra, rb []run
 	for range s.rounds {
 		for _, x := range []struct {
@@ -213,6 +222,9 @@ func (s *settings) compare(ctx context.Context, what string, clients int, a, b s
 	}
 	return nil
 }
+
+// wants says whether the operation is to be measured.
+func (s *settings) wants(what string) bool { return s.match == nil || s.match.MatchString(what) }
 
 func table() *tabwriter.Writer { return tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0) }
 

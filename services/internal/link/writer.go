@@ -1,6 +1,7 @@
-package wire
+package link
 
 import (
+	"errors"
 	"net"
 	"runtime"
 	"sync"
@@ -11,8 +12,8 @@ import (
 )
 
 const (
-	// highWater is how many bytes wait for a write before senders wait too.
-	highWater = 1 << 20
+	// HighWater is how many bytes wait for a write before senders wait too.
+	HighWater = 1 << 20
 	// hardWater ends a connection whose peer makes us answer and doesn't read.
 	hardWater = 16 << 20
 	// inlineBytes bounds what a sender writes itself, and inlineWindow how much
@@ -23,47 +24,51 @@ const (
 	// writePiece bounds one system call, so that a large frame on a slow link
 	// shows progress (see stalled).
 	writePiece = 256 << 10
+	// keepSmall is the size of a buffer that is always kept for reuse, and
+	// keepBurst the largest that is kept while it is used.
+	keepSmall = 64 << 10
+	keepBurst = 1 << 20
 )
 
-// writer combines the frames of many senders into few system calls. A sender
-// appends its frame to buf under mu. A lone one then writes it at once, with no
+// Writer combines the frames of many senders into few system calls. A sender
+// appends its frame to Buf under mu. A lone one then writes it at once, with no
 // hop to another goroutine; otherwise the flusher takes all that has come
 // together. Writes never overlap: writing is the baton.
-type writer struct {
+type Writer struct {
 	conn net.Conn
 
 	mu      sync.Mutex
-	buf     []byte // not yet handed to a write
+	Buf     []byte // not yet handed to a write
 	spare   []byte // the other buffer, nil while it is being written
 	handed  int64  // bytes handed to writes since the start
 	short   int64  // of those, not written by a failed write
 	writing bool
-	err     error         // why begin refuses
+	err     error         // why Begin refuses
 	broken  bool          // a write failed; nothing more is written
 	closing bool          // write what is pending, then close the connection
-	space   chan struct{} // closed when buf falls below highWater; nil if none waits
+	space   chan struct{} // closed when Buf falls below HighWater; nil if none waits
 
 	wake    chan struct{}
 	stopped chan struct{}
 
 	unheard    atomic.Int64 // bytes written since the peer was last heard
-	writeStart atomic.Int64 // nano() of the write under way, 0 for none
+	writeStart atomic.Int64 // Nano() of the write under way, 0 for none
 	onError    func(error)
 }
 
-func newWriter(conn net.Conn, onError func(error)) *writer {
-	w := &writer{
+func NewWriter(conn net.Conn, onError func(error)) *Writer {
+	w := &Writer{
 		conn: conn, onError: onError,
 		wake: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
 	return w
 }
 
-// begin locks the writer for one frame; the caller appends to w.buf and calls
-// end. It waits while too much is pending, unless it is urgent (control frames
+// Begin locks the writer for one frame; the caller appends to w.Buf and calls
+// End. It waits while too much is pending, unless it is urgent (control frames
 // of a reader, which must not wait for its own peer). done is the caller's
 // context, late its other reason to give up; both may be nil.
-func (w *writer) begin(done, late <-chan struct{}, urgent bool) error {
+func (w *Writer) Begin(done, late <-chan struct{}, urgent bool) error {
 	w.mu.Lock()
 	for {
 		if w.err != nil {
@@ -71,7 +76,7 @@ func (w *writer) begin(done, late <-chan struct{}, urgent bool) error {
 			w.mu.Unlock()
 			return err
 		}
-		if urgent && len(w.buf) < hardWater {
+		if urgent && len(w.Buf) < hardWater {
 			return nil
 		}
 		if urgent {
@@ -80,7 +85,7 @@ func (w *writer) begin(done, late <-chan struct{}, urgent bool) error {
 			w.onError(err)
 			return err
 		}
-		if len(w.buf) < highWater {
+		if len(w.Buf) < HighWater {
 			return nil
 		}
 		if w.space == nil {
@@ -92,34 +97,37 @@ func (w *writer) begin(done, late <-chan struct{}, urgent bool) error {
 		case <-space:
 		case <-w.stopped:
 		case <-done:
-			return errGaveUp
+			return ErrGaveUp
 		case <-late:
-			return errLate
+			return ErrLate
 		}
 		w.mu.Lock()
 	}
 }
 
-// errGaveUp: the caller's context ended before its frame was taken.
-var errGaveUp = errs.New(errs.Canceled, "the caller gave up before the request was sent")
+// ErrLate marks a call that the sweeper ended.
+var ErrLate = errors.New("wire: the call's deadline passed")
 
-// end unlocks, and sees to it that what was appended gets written. lone says
+// ErrGaveUp: the caller's context ended before its frame was taken.
+var ErrGaveUp = errs.New(errs.Canceled, "the caller gave up before the request was sent")
+
+// End unlocks, and sees to it that what was appended gets written. lone says
 // that no other sender is likely to follow at once. It gives the offset of the
 // end of the appended bytes in the outgoing stream (see sent).
-func (w *writer) end(lone bool) int64 {
-	offset := w.handed + int64(len(w.buf))
+func (w *Writer) End(lone bool) int64 {
+	offset := w.handed + int64(len(w.Buf))
 	if w.writing {
 		w.mu.Unlock()
 		return offset
 	}
 	w.writing = true
-	if !lone || len(w.buf) > inlineBytes || w.unheard.Load() > inlineWindow {
+	if !lone || len(w.Buf) > inlineBytes || w.unheard.Load() > inlineWindow {
 		w.mu.Unlock()
 		w.wake <- struct{}{} // has room: only the holder of the baton sends
 		return offset
 	}
 	w.writeOnce()
-	more := len(w.buf) > 0 || w.closing
+	more := len(w.Buf) > 0 || w.closing
 	w.writing = more
 	w.mu.Unlock()
 	if more {
@@ -130,11 +138,11 @@ func (w *writer) end(lone bool) int64 {
 
 // writeOnce writes what is pending. mu is held on entry and on return, and
 // released meanwhile.
-func (w *writer) writeOnce() {
-	out := w.buf
-	w.buf, w.spare = w.spare[:0], nil
+func (w *Writer) writeOnce() {
+	out := w.Buf
+	w.Buf, w.spare = w.spare[:0], nil
 	w.handed += int64(len(out))
-	if w.space != nil && len(w.buf) < highWater {
+	if w.space != nil && len(w.Buf) < HighWater {
 		close(w.space)
 		w.space = nil
 	}
@@ -153,14 +161,14 @@ func (w *writer) writeOnce() {
 		}
 	}
 	// A buffer that a burst made large is let go once little is written.
-	if cap(out) <= readBufferSize || cap(out) <= keepBuffer && len(out) > cap(out)/8 {
+	if cap(out) <= keepSmall || cap(out) <= keepBurst && len(out) > cap(out)/8 {
 		w.spare = out
 	}
 }
 
-func (w *writer) writeAll(out []byte) (n int, err error) {
+func (w *Writer) writeAll(out []byte) (n int, err error) {
 	for n < len(out) && err == nil {
-		w.writeStart.Store(nano())
+		w.writeStart.Store(Nano())
 		var k int
 		k, err = w.conn.Write(out[n:min(len(out), n+writePiece)])
 		n += k
@@ -169,8 +177,8 @@ func (w *writer) writeAll(out []byte) (n int, err error) {
 	return n, err
 }
 
-// run is the flusher. It ends with stop.
-func (w *writer) run() {
+// Run is the flusher. It ends with Stop.
+func (w *Writer) Run() {
 	for {
 		select {
 		case <-w.wake:
@@ -181,7 +189,7 @@ func (w *writer) run() {
 		// for all of them. With none ready this costs some 100 ns.
 		runtime.Gosched()
 		w.mu.Lock()
-		for len(w.buf) > 0 && !w.broken {
+		for len(w.Buf) > 0 && !w.broken {
 			w.writeOnce()
 		}
 		w.writing = false
@@ -194,13 +202,13 @@ func (w *writer) run() {
 	}
 }
 
-// finalWrite bounds the last write of a connection that is being closed.
-const finalWrite = time.Second
+// FinalWrite bounds the last write of a connection that is being closed.
+const FinalWrite = time.Second
 
-// finish writes what is pending and then closes the connection. err is what
+// Finish writes what is pending and then closes the connection. err is what
 // later senders get.
-func (w *writer) finish(err error) {
-	_ = w.conn.SetWriteDeadline(time.Now().Add(finalWrite))
+func (w *Writer) Finish(err error) {
+	_ = w.conn.SetWriteDeadline(time.Now().Add(FinalWrite))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closing {
@@ -216,24 +224,24 @@ func (w *writer) finish(err error) {
 	}
 }
 
-// sent tells whether the peer may have got the whole frame that ends at offset.
+// Sent tells whether the peer may have got the whole frame that ends at offset.
 // A frame that was cut short is never acted on.
-func (w *writer) sent(offset int64) bool {
+func (w *Writer) Sent(offset int64) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return offset != 0 && offset <= w.handed-w.short
 }
 
-// neverSent tells whether the frame that ends at offset certainly does not reach
+// NeverSent tells whether the frame that ends at offset certainly does not reach
 // the peer, neither now nor later.
-func (w *writer) neverSent(offset int64) bool {
+func (w *Writer) NeverSent(offset int64) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return offset == 0 || w.broken && offset > w.handed-w.short
 }
 
-// stop makes begin fail with err and ends the flusher. It may be called again.
-func (w *writer) stop(err error) {
+// Stop makes Begin fail with err and ends the flusher. It may be called again.
+func (w *Writer) Stop(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.err == nil {
@@ -246,15 +254,15 @@ func (w *writer) stop(err error) {
 	}
 }
 
-// heard notes that the peer reads and answers.
-func (w *writer) heard() {
+// Heard notes that the peer reads and answers.
+func (w *Writer) Heard() {
 	if w.unheard.Load() != 0 {
 		w.unheard.Store(0)
 	}
 }
 
-// stalled tells whether a write has been under way for longer than limit.
-func (w *writer) stalled(limit time.Duration) bool {
+// Stalled tells whether a write has been under way for longer than limit.
+func (w *Writer) Stalled(limit time.Duration) bool {
 	start := w.writeStart.Load()
-	return start != 0 && nano()-start > int64(limit)
+	return start != 0 && Nano()-start > int64(limit)
 }

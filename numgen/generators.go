@@ -20,7 +20,7 @@ func utoa(v uint64) string { return strconv.FormatUint(v, 10) }
 // Create makes a generator. created is false when it was there already with the
 // same kind and options.
 func (s *Service) Create(ctx context.Context, r api.CreateRequest) (g *api.Generator, created bool, err error) {
-	if err := api.CheckName("name", r.Name); err != nil {
+	if err := api.CheckNewName("name", r.Name); err != nil {
 		return nil, false, err
 	}
 	if err := checkDescription(r.Description); err != nil {

@@ -56,6 +56,19 @@ func CheckName(field, name string) error {
 	return nil
 }
 
+// CheckNewName is CheckName for a generator that is being made. Those whose names are
+// paths of the REST door could not be asked for ids there.
+func CheckNewName(field, name string) error {
+	if err := CheckName(field, name); err != nil {
+		return err
+	}
+	if name == "generators" || name == "workers" {
+		return errs.New(errs.Forbidden, "%s: %q is reserved: it is a path of the REST API; take another name", field, name).
+			With(errs.Detail{Field: field, Value: name, Limit: "not generators, not workers"})
+	}
+	return nil
+}
+
 // Options of a generator. Which of them a kind takes stands beside each.
 type Options struct {
 	// Snowflake: zero of the time, RFC 3339; and the split, at most 63 bits.
@@ -81,8 +94,8 @@ type Generator struct {
 	Element         uint32  `json:"element" doc:"Number of the generator: durable, unique, never used again."`
 	Description     string  `json:"description,omitempty" doc:"Free text."`
 	Options         Options `json:"options" doc:"Options with defaults filled in."`
-	CreatedRevision uint64  `json:"created_revision,string" doc:"Store revision of its creation."`
-	UpdatedRevision uint64  `json:"updated_revision,string" doc:"Store revision of its last change."`
+	CreatedRevision uint64  `json:"created_revision" doc:"Store revision of its creation."`
+	UpdatedRevision uint64  `json:"updated_revision" doc:"Store revision of its last change."`
 	Created         string  `json:"created" doc:"Time of its creation, RFC 3339."`
 }
 
@@ -148,7 +161,7 @@ type WorkerInfo struct {
 	Number    int    `json:"number" doc:"Worker number."`
 	Holder    string `json:"holder" doc:"Who holds it, or held it last."`
 	Held      bool   `json:"held" doc:"Whether the lease runs."`
-	Token     uint64 `json:"token,string" doc:"Fencing token: store revision of the acquisition; 0 when given back."`
+	Token     uint64 `json:"token" doc:"Fencing token: store revision of the acquisition; 0 when given back."`
 	HighWater string `json:"high_water" doc:"No id under this number carries a later time, RFC 3339."`
 	Expires   string `json:"expires,omitempty" doc:"When the lease ends unless it is extended, RFC 3339."`
 }

@@ -62,13 +62,13 @@ func Register(s *httpapi.Server, svc *numgen.Service) {
 	httpapi.Raw(s, huma.Operation{
 		OperationID: "numgen-issue-plain", Method: http.MethodGet, Path: "/v1/numgen/{name}/{n}", Tags: tags,
 		Summary:     "Give out ids as plain lines",
-		Description: "Gives n ids, increasing, one a line, without a final newline. n is 1 to numgen.max_batch = " + limit + ". Each request gives new ids. Generators named generators or workers are reached by POST only.",
+		Description: "Gives n ids, increasing, one a line, without a final newline. n is 1 to numgen.max_batch = " + limit + ". Each request gives new ids, so HEAD is not answered.",
 		Parameters: []*huma.Param{
 			{Name: "name", In: "path", Description: "Generator.", Schema: str},
 			{Name: "n", In: "path", Description: "How many, 1 to " + limit + ".", Schema: num},
 		},
 		Responses: map[string]*huma.Response{"200": {Description: "The ids", Content: map[string]*huma.MediaType{"text/plain": {Schema: str}}}},
-	}, use, d.plain)
+	}, use, d.plain, httpapi.NoHead())
 }
 
 // count reads a number of ids; anything else is refused with the limit.

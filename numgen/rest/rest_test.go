@@ -165,7 +165,7 @@ func TestManage(t *testing.T) {
 	want("GET", base+"/flake/decode/"+ids.IDs[0], "", 200, `"time":"20`, `"worker"`, `"sequence"`)
 	want("POST", base+"/flake/decode", `{"id":"`+ids.IDs[1]+`"}`, 200, `"worker"`)
 	want("POST", "/v1/numgen/decode", `{"kind":"snowflake","id":"`+ids.IDs[2]+`"}`, 200, `"unix_ms"`)
-	want("GET", "/v1/numgen/workers", "", 200, `"holder":"node:n1/10"`, `"held":true`, `"token":"`)
+	want("GET", "/v1/numgen/workers", "", 200, `"holder":"node:n1/10"`, `"held":true`, `"token":`)
 	if code, body := call(t, h, "POST", base+"/flake/ids?count=2", "", "Accept", "text/plain"); code != 200 || len(strings.Split(body, "\n")) != 2 || strings.HasSuffix(body, "\n") {
 		t.Fatal(code, body)
 	}
@@ -209,5 +209,47 @@ func BenchmarkSingle(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// A generator that GET /v1/numgen/{name}/{n} could not reach is not made, by no route and
+// not on first use.
+func TestNamesThatArePathsAreRefused(t *testing.T) {
+	h := serve(t, numgen.DefaultConfig())
+	for _, name := range []string{"generators", "workers"} {
+		for _, req := range [][3]string{
+			{"POST", "/v1/numgen/generators", `{"name":"` + name + `"}`},
+			{"PUT", "/v1/numgen/generators/" + name, `{}`},
+			{"POST", "/v1/numgen/generators/" + name + "/ids", ""},
+		} {
+			code, body := call(t, h, req[0], req[1], req[2])
+			if code != http.StatusForbidden || !strings.Contains(body, `"code":"forbidden"`) || !strings.Contains(body, name) || !strings.Contains(body, "reserved") {
+				t.Errorf("%v: %d %s", req, code, body)
+			}
+		}
+	}
+	if code, body := call(t, h, "GET", "/v1/numgen/decode/1", ""); code != http.StatusOK {
+		t.Errorf("a generator called decode: %d %s", code, body)
+	}
+}
+
+// Revisions and tokens are numbers, as in all other services; a stale read is asked for
+// in the words of all other services.
+func TestRevisionsAreNumbers(t *testing.T) {
+	h := serve(t, numgen.DefaultConfig())
+	if code, body := call(t, h, "POST", "/v1/numgen/generators/orders/ids", ""); code != http.StatusOK {
+		t.Fatalf("%d %s", code, body)
+	}
+	number := regexp.MustCompile(`"created_revision":[0-9]+,"updated_revision":[0-9]+`)
+	for _, path := range []string{"/v1/numgen/generators/orders?consistency=stale", "/v1/numgen/generators?stale=true", "/v1/numgen/generators/orders"} {
+		if code, body := call(t, h, "GET", path, ""); code != http.StatusOK || !number.MatchString(body) {
+			t.Errorf("%s: %d %s", path, code, body)
+		}
+	}
+	if code, body := call(t, h, "GET", "/v1/numgen/workers?consistency=stale", ""); code != http.StatusOK || !regexp.MustCompile(`"token":[0-9]+`).MatchString(body) {
+		t.Errorf("%d %s", code, body)
+	}
+	if code, body := call(t, h, "GET", "/v1/numgen/generators/orders?consistency=old", ""); code != http.StatusBadRequest || !strings.Contains(body, "linearizable or stale") {
+		t.Errorf("%d %s", code, body)
 	}
 }

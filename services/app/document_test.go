@@ -61,5 +61,9 @@ func TestEveryRouteIsDocumented(t *testing.T) {
 // Every route that is not public asks the authorizer before it acts.
 func TestEveryRouteAsksFirst(t *testing.T) {
 	httpapitest.CheckAsks(t, func(deny *authtest.Recorder) *httpapi.Server { return inProcess(t, deny).HTTP() },
+		map[string]string{
+			"POST /v1/warehouse/txn":      `{"then":[{"put":{"key":"a","text":"b"}}]}`,
+			"POST /v1/warehouse/rollback": `{"key":"a","revision":1}`,
+		},
 		"GET /healthz", "GET /readyz", "GET /openapi.json", "GET /docs", "GET /docs/{file}")
 }

@@ -74,7 +74,7 @@ func TestNoRouteNoMethod(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 	rec := call(s, "DELETE", "/healthz", "")
-	if p := problemOfRec(t, rec); p.Code != "method_not_allowed" || rec.Header().Get("Allow") != "GET" || p.Errors[0].Limit != "GET" {
+	if p := problemOfRec(t, rec); p.Code != "method_not_allowed" || rec.Header().Get("Allow") != "GET, HEAD" || p.Errors[0].Limit != "GET, HEAD" {
 		t.Errorf("%+v %v", p, rec.Header())
 	}
 	// A trailing slash is another path, not a redirect that drops the body.

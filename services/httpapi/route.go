@@ -19,10 +19,15 @@ type Access struct {
 	action   auth.Action
 	resource func(c *gin.Context) auth.Resource
 	public   bool
+	inside   bool
 }
 
 // Public is for routes that ask nobody: health, metrics' sisters, the document.
 func Public() Access { return Access{public: true} }
+
+// Inside is for routes whose body names what they touch, as a transaction does: the
+// handler asks with Allow for each of them before it acts.
+func Inside() Access { return Access{inside: true} }
 
 // On asks for a whole kind of resource, such as On(auth.Admin, "numgen", "generator").
 func On(a auth.Action, service, kind string) Access {
@@ -58,6 +63,10 @@ func Timeout(d time.Duration) Option { return func(r *route) { r.timeout = d } }
 // speak another product's protocol.
 func AnyQuery() Option { return func(r *route) { r.anyQuery = true } }
 
+// NoHead keeps HEAD from being answered on a GET route that does more than read:
+// it would have the effect and not tell the outcome.
+func NoHead() Option { return func(r *route) { r.noHead = true } }
+
 // route is what the server knows of one method and path.
 type route struct {
 	method   string
@@ -67,7 +76,9 @@ type route struct {
 	maxBody  int64
 	timeout  time.Duration
 	query    []string // known query parameters
+	lacks    string   // the spelling of a stale read that the handler does not know; see translate
 	anyQuery bool
+	noHead   bool
 	metrics  routeMetrics
 }
 
@@ -76,6 +87,8 @@ type Route struct {
 	Method, Path, GinPath string
 	Public                bool
 	Hidden                bool // served, but on purpose not in the document
+	Inside                bool // the handler asks the authorizer, for what the body names
+	NoHead                bool // a GET route that does not answer HEAD
 }
 
 // Routes gives every route in the order of registration.
@@ -130,8 +143,8 @@ func Param(c *gin.Context, name string) string {
 }
 
 func (s *Server) newRoute(op *huma.Operation, access Access, opts []Option) *route {
-	if !access.public && access.resource == nil {
-		panic("httpapi: " + op.Method + " " + op.Path + " has no access rule; use On, OnParam, OnFunc or Public")
+	if !access.public && !access.inside && access.resource == nil {
+		panic("httpapi: " + op.Method + " " + op.Path + " has no access rule; use On, OnParam, OnFunc, Inside or Public")
 	}
 	rt := &route{method: op.Method, access: access, maxBody: s.cfg.MaxBodyBytes, timeout: s.cfg.RequestTimeout}
 	if op.MaxBodyBytes > 0 {
@@ -207,16 +220,22 @@ func JSON[T any](s *Server, description string) *huma.Response {
 	return &huma.Response{Description: description, Content: map[string]*huma.MediaType{"application/json": {Schema: Schema[T](s)}}}
 }
 
-// mount hangs the route into gin.
+// mount hangs the route into gin. A GET route answers HEAD too, with all but the
+// body, which net/http leaves out (RFC 9110, 9.3.2).
 func (s *Server) mount(rt *route, op *huma.Operation, h gin.HandlerFunc) {
+	rt.lacks = bothSpellings(op)
 	for _, p := range op.Parameters {
 		if p.In == "query" {
 			rt.query = append(rt.query, p.Name)
 		}
 	}
-	s.routes = append(s.routes, Route{Method: rt.method, Path: rt.path, GinPath: rt.ginPath, Public: rt.access.public, Hidden: op.Hidden})
+	s.routes = append(s.routes, Route{Method: rt.method, Path: rt.path, GinPath: rt.ginPath, Public: rt.access.public, Hidden: op.Hidden, Inside: rt.access.inside, NoHead: rt.noHead})
 	rt.metrics = s.metricsFor(rt.method, rt.path)
-	s.engine.Handle(rt.method, rt.ginPath, s.wrap(rt, h))
+	serve := s.wrap(rt, h)
+	s.engine.Handle(rt.method, rt.ginPath, serve)
+	if rt.method == http.MethodGet && !rt.noHead {
+		s.engine.Handle(http.MethodHead, rt.ginPath, serve)
+	}
 	s.specChanged()
 }
 

@@ -93,7 +93,14 @@ func (s *Server) check(c *gin.Context, r *request) error {
 	if err := unescapeParams(c); err != nil {
 		return err
 	}
-	if !rt.access.public {
+	if rt.lacks != "" && req.URL.RawQuery != "" {
+		q, err := translate(req.URL.RawQuery, rt.lacks)
+		if err != nil {
+			return err
+		}
+		req.URL.RawQuery = q // before anything has read it
+	}
+	if rt.access.resource != nil {
 		if err := s.authz.Allow(r, r.principal, rt.access.action, rt.access.resource(c)); err != nil {
 			return err
 		}

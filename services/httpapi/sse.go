@@ -19,6 +19,7 @@ const StreamType = "text/event-stream"
 // Event is one server-sent event.
 type Event struct {
 	ID   uint64 // the revision to resume after; 0 for none
+	Mark string // instead of ID, where a revision alone does not say what the reader has
 	Type string // "event:" line; "" for the default, message
 	Data any    // []byte and json.RawMessage go out as they are (one line of JSON), all else is marshalled
 }
@@ -68,6 +69,9 @@ func Stream(c *gin.Context, next func(ctx context.Context) ([]Event, error)) {
 	h.Set("Cache-Control", "no-cache")
 	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
 	c.Writer.WriteHeader(http.StatusOK)
+	if c.Request.Method == http.MethodHead {
+		return // the header is all there is to tell, and a stream has no end to wait for
+	}
 	out := &stream{c: c, rc: http.NewResponseController(c.Writer), timeout: r.srv.cfg.StreamWriteTimeout}
 	defer func() { _ = out.rc.SetWriteDeadline(time.Time{}) }()
 	// The first bytes tell the client, and every proxy between, that it is on.
@@ -123,7 +127,9 @@ func (s *stream) add(e *Event) error {
 			return err
 		}
 	}
-	if e.ID != 0 {
+	if e.Mark != "" {
+		s.buf = append(append(append(s.buf, "id: "...), e.Mark...), '\n')
+	} else if e.ID != 0 {
 		s.buf = append(strconv.AppendUint(append(s.buf, "id: "...), e.ID, 10), '\n')
 	}
 	if e.Type != "" {

@@ -78,35 +78,13 @@ func (d *door) txn(ctx context.Context, req, dst []byte) ([]byte, error) {
 	return res.Append(dst), nil
 }
 
-// allowTxn asks for every key that a transaction may touch, in both its branches.
+// allowTxn asks for every key that a transaction may touch.
 func (d *door) allowTxn(ctx context.Context, t *api.Txn) error {
 	if d.authz == nil {
 		return nil
 	}
-	for i := range t.If {
-		if err := d.allowSpan(ctx, auth.Read, t.If[i].Span); err != nil {
-			return err
-		}
-	}
-	for _, ops := range [][]api.Op{t.Then, t.Else} {
-		for i := range ops {
-			var err error
-			switch o := &ops[i]; {
-			case o.Range != nil:
-				err = d.allowSpan(ctx, auth.Read, o.Range.Span)
-			case o.Put != nil:
-				err = d.allow(ctx, auth.Write, o.Put.Key)
-			case o.Delete != nil:
-				err = d.allowSpan(ctx, auth.Delete, o.Delete.Span)
-			case o.Txn != nil:
-				err = d.allowTxn(ctx, o.Txn)
-			}
-			if err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	p := auth.FromContext(ctx)
+	return warehouse.AskTxn(t, func(a auth.Action, r auth.Resource) error { return d.authz.Allow(ctx, p, a, r) })
 }
 
 func (d *door) leaseCall(a auth.Action, call func(context.Context, *api.LeaseRequest) (warehouse.Leased, error)) func(ctx context.Context, req, dst []byte) ([]byte, error) {
@@ -260,6 +238,11 @@ func (d *door) upkeep(ctx context.Context, req, dst []byte) ([]byte, error) {
 	}
 	if err := d.allowSpan(ctx, action, span); err != nil {
 		return nil, err
+	}
+	if r.Do == api.UpkeepRevert { // it deletes what did not exist then
+		if err := d.allowSpan(ctx, auth.Delete, span); err != nil {
+			return nil, err
+		}
 	}
 	res, err := d.maintain(ctx, &r, span)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"nekoq/services/errs"
 	"nekoq/services/httpapi"
 	"nekoq/warehouse"
+	"nekoq/warehouse/api"
 )
 
 // folder watches a folder. As a stream: an event of type list with the existing keys,
@@ -111,10 +112,5 @@ func folderEvents(ctx context.Context, f *warehouse.Folder) ([]httpapi.Event, er
 // folderOf names the folder for the authorizer.
 func (d *door) folderOf(c *gin.Context) auth.Resource {
 	path := []byte(httpapi.Param(c, "path"))
-	if len(path) == 0 {
-		return warehouse.RangeResource(nil, nil)
-	}
-	end := append([]byte(nil), path...)
-	end[len(end)-1]++
-	return warehouse.RangeResource(path, end)
+	return warehouse.RangeResource(path, api.PrefixEnd(path))
 }

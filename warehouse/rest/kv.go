@@ -9,9 +9,12 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"nekoq/services/auth"
 	"nekoq/services/errs"
 	"nekoq/services/httpapi"
+	"nekoq/warehouse"
 	"nekoq/warehouse/api"
+	"nekoq/warehouse/form"
 )
 
 func (d *door) put(c *gin.Context) {
@@ -60,9 +63,12 @@ func (d *door) fenced(c *gin.Context, p *params, r *api.PutRequest) (api.WriteRe
 	if lock == "" && election == "" && !has {
 		return d.svc.Put(c.Request.Context(), r)
 	}
-	h := Held{Lock: lock, Election: election, Token: token}
-	t, err := h.token()
+	h := form.Held{Lock: lock, Election: election, Number: token}
+	t, err := h.Token("if_lock")
 	if err != nil {
+		return api.WriteResult{}, err
+	}
+	if err := d.srv.Allow(c.Request.Context(), auth.Read, warehouse.TokenResource(&t)); err != nil {
 		return api.WriteResult{}, err
 	}
 	return d.svc.PutHolding(c.Request.Context(), r, t)

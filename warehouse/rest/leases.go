@@ -13,18 +13,18 @@ import (
 	"nekoq/services/httpapi"
 	"nekoq/warehouse"
 	"nekoq/warehouse/api"
+	"nekoq/warehouse/form"
 )
 
 // more adds the routes of transactions, leases, locks, elections and upkeep.
 func (d *door) more() {
-	kv := func(a auth.Action) httpapi.Access { return httpapi.On(a, "warehouse", "kv") }
 	lease := func(a auth.Action) httpapi.Access { return httpapi.On(a, "warehouse", "lease") }
 	doc := func(id, method, path, summary, description string) huma.Operation {
 		return huma.Operation{OperationID: "warehouse-" + id, Method: method, Path: "/v1/warehouse/" + path, Tags: []string{tag}, Summary: summary, Description: description}
 	}
 	httpapi.Register(d.srv, doc("txn", http.MethodPost, "txn", "Carry out a transaction",
 		"When all conditions hold, the operations of then, else those of else, all at one revision. A key may be written once. One without writes is a read."),
-		kv(auth.Write), d.txn)
+		httpapi.Inside(), d.txn)
 
 	created := doc("lease-grant", http.MethodPost, "leases", "Grant a lease", "Keys, locks and elections hang on it and go when it ends.")
 	created.DefaultStatus = http.StatusCreated
@@ -52,7 +52,7 @@ func (d *door) more() {
 		httpapi.Register(d.srv, doc(k.one+"-release", http.MethodDelete, k.many+"/{name}", "Give up a claim",
 			"Of the lease, and if given under the token only; else not_leader."), on(auth.Write), l.release)
 	}
-	d.upkeep(doc, kv)
+	d.upkeep(doc)
 }
 
 // Lease is a lease in an answer.
@@ -99,7 +99,7 @@ type grantIn struct {
 }
 
 func (d *door) grant(ctx context.Context, in *grantIn) (*leaseOut, error) {
-	id, err := leaseID("id", in.Body.ID)
+	id, err := form.Lease("id", in.Body.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +120,7 @@ type leaseIDIn struct {
 }
 
 func (d *door) lease(ctx context.Context, in *leaseIn) (*leaseOut, error) {
-	id, err := leaseID("id", in.ID)
+	id, err := form.Lease("id", in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +128,7 @@ func (d *door) lease(ctx context.Context, in *leaseIn) (*leaseOut, error) {
 }
 
 func (d *door) keep(ctx context.Context, in *leaseIDIn) (*leaseOut, error) {
-	id, err := leaseID("id", in.ID)
+	id, err := form.Lease("id", in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +151,7 @@ func revisionAnswer(rev uint64, err error) (*revisionOut, error) {
 }
 
 func (d *door) revoke(ctx context.Context, in *leaseIDIn) (*revisionOut, error) {
-	id, err := leaseID("id", in.ID)
+	id, err := form.Lease("id", in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -229,7 +229,7 @@ type claimIn struct {
 func (l *claims) claim(ctx context.Context, in *claimIn) (*claimOut, error) {
 	r := api.ClaimRequest{Kind: l.kind, Name: in.Name, Holder: in.Body.Holder, Stay: in.Body.Stay}
 	var err error
-	if r.Lease, err = leaseID("lease", in.Body.Lease); err != nil {
+	if r.Lease, err = form.Lease("lease", in.Body.Lease); err != nil {
 		return nil, err
 	}
 	if r.TTL, err = duration("ttl", in.Body.TTL, 0); err != nil {
@@ -285,7 +285,7 @@ type releaseIn struct {
 }
 
 func (l *claims) release(ctx context.Context, in *releaseIn) (*revisionOut, error) {
-	id, err := leaseID("lease", in.Lease)
+	id, err := form.Lease("lease", in.Lease)
 	if err != nil {
 		return nil, err
 	}

@@ -84,12 +84,12 @@ func Register(s *httpapi.Server, svc *warehouse.Service) {
 	httpapi.Register(s, huma.Operation{
 		OperationID: "warehouse-compact", Method: http.MethodPost, Path: "/v1/warehouse/compact", Tags: []string{tag},
 		Summary: "Give up old history", Description: "Reads and watches before the revision are refused from now on; the space is freed in the background.",
-	}, httpapi.On(auth.Admin, "warehouse", "kv"), d.compact)
+	}, allKeys(auth.Admin), d.compact)
 
 	httpapi.Register(s, huma.Operation{
 		OperationID: "warehouse-status", Method: http.MethodGet, Path: "/v1/warehouse/status", Tags: []string{tag},
 		Summary: "State of the store",
-	}, httpapi.On(auth.Read, "warehouse", "kv"), d.status)
+	}, allKeys(auth.Read), d.status)
 
 	httpapi.Raw(s, op("warehouse-folder", http.MethodGet, "/v1/warehouse/folders/{path...}", "Watch a folder",
 		"The path ends with a slash. With Accept: text/event-stream a stream: an event of type list with the keys that exist, then created, modified and "+
@@ -99,6 +99,11 @@ func Register(s *httpapi.Server, svc *warehouse.Service) {
 		query("wait", "string", "Long poll: wait up to this long for a change; without it, answer at once."),
 	).Operation, httpapi.OnFunc(auth.Watch, d.folderOf), d.folder)
 	d.more()
+}
+
+// allKeys asks for the whole of the keys.
+func allKeys(a auth.Action) httpapi.Access {
+	return httpapi.OnFunc(a, func(*gin.Context) auth.Resource { return warehouse.RangeResource(nil, nil) })
 }
 
 type operation struct{ huma.Operation }

@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"nekoq/services/auth"
 	"nekoq/services/clock"
 	"nekoq/services/httpapi"
 	"nekoq/services/replica/local"
@@ -35,7 +36,10 @@ type door struct {
 	ctx context.Context
 }
 
-func open(t *testing.T) *door {
+func open(t *testing.T) *door { return openAs(t, nil) }
+
+// openAs asks authz; nil allows everything.
+func openAs(t *testing.T, authz auth.Authorizer) *door {
 	t.Helper()
 	reg := state.NewRegistry()
 	warehousetest.Register(reg)
@@ -50,7 +54,7 @@ func open(t *testing.T) *door {
 	}
 	n := warehousetest.NewNode(t, r, hub, nil)
 	r.Start()
-	s, err := httpapi.New(httpapi.DefaultConfig(), httpapi.Deps{})
+	s, err := httpapi.New(httpapi.DefaultConfig(), httpapi.Deps{Auth: authz})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,22 +9,25 @@ import (
 	"nekoq/services/auth"
 	"nekoq/services/httpapi"
 	"nekoq/warehouse"
+	"nekoq/warehouse/api"
+	"nekoq/warehouse/form"
 )
 
 // upkeep adds quotas, rollback, diff, space.
-func (d *door) upkeep(doc func(id, method, path, summary, description string) huma.Operation, kv func(a auth.Action) httpapi.Access) {
-	httpapi.Register(d.srv, doc("quota-list", http.MethodGet, "quotas", "List quotas", "With what is used of each."), kv(auth.Read), d.quotas)
+func (d *door) upkeep(doc func(id, method, path, summary, description string) huma.Operation) {
+	httpapi.Register(d.srv, doc("quota-list", http.MethodGet, "quotas", "List quotas", "With what is used of each."), allKeys(auth.Read), d.quotas)
 	httpapi.Register(d.srv, doc("quota-set", http.MethodPut, "quotas", "Set the quota of a prefix",
 		"Every limit that is 0 or missing is none; all of them missing remove the quota. Growth beyond is refused with quota_exceeded, faster writes with too_many_requests."),
-		kv(auth.Admin), d.setQuota)
+		allKeys(auth.Admin), d.setQuota)
 	httpapi.Register(d.srv, doc("space", http.MethodGet, "space", "Space of the store",
-		"The store-wide limit, what counts toward it (keys, values, history), its alarms, and the size of this node's state file."), kv(auth.Read), d.space)
+		"The store-wide limit, what counts toward it (keys, values, history), its alarms, and the size of this node's state file."), allKeys(auth.Read), d.space)
 	httpapi.Register(d.srv, doc("limit-set", http.MethodPut, "space", "Set the store-wide limit", "0 restores the default of 8 GiB. At the limit puts are refused, deletes and compaction are not."),
-		kv(auth.Admin), d.setLimit)
-	httpapi.Register(d.srv, doc("defrag", http.MethodPost, "defrag", "Give free space of this node's state file back to the disk", "The node goes on serving."), kv(auth.Admin), d.defrag)
-	httpapi.Register(d.srv, doc("diff", http.MethodGet, "diff", "Keys that differ between two revisions", ""), kv(auth.Read), d.diff)
+		allKeys(auth.Admin), d.setLimit)
+	httpapi.Register(d.srv, doc("defrag", http.MethodPost, "defrag", "Give free space of this node's state file back to the disk", "The node goes on serving."), allKeys(auth.Admin), d.defrag)
+	httpapi.Register(d.srv, doc("diff", http.MethodGet, "diff", "Keys that differ between two revisions", "Of one key, a prefix, a range, or without any of them of all keys."),
+		httpapi.OnFunc(auth.Read, d.rangeOf), d.diff)
 	httpapi.Register(d.srv, doc("rollback", http.MethodPost, "rollback", "Roll a key or a prefix back",
-		"The keys become what they were at the revision, as one new revision. Keys that did not exist then are deleted."), kv(auth.Write), d.rollback)
+		"The keys become what they were at the revision, as one new revision. Keys that did not exist then are deleted."), httpapi.Inside(), d.rollback)
 }
 
 // Quota is the quota of a prefix.
@@ -137,9 +140,9 @@ type diffIn struct {
 
 // Difference is a key that differs; a side that is missing did not exist.
 type Difference struct {
-	Key  string `json:"key"`
-	From *Key   `json:"from,omitempty"`
-	To   *Key   `json:"to,omitempty"`
+	Key  string    `json:"key"`
+	From *form.Key `json:"from,omitempty"`
+	To   *form.Key `json:"to,omitempty"`
 }
 
 type diffOut struct {
@@ -151,10 +154,13 @@ type diffOut struct {
 }
 
 func (d *door) diff(ctx context.Context, in *diffIn) (*diffOut, error) {
-	s := Span{Key: in.Key, Prefix: in.Prefix, Start: in.Start, End: in.End}
-	sp, err := s.span("key")
-	if err != nil {
-		return nil, err
+	s := form.Span{Key: in.Key, Prefix: in.Prefix, Start: in.Start, End: in.End}
+	sp := api.FromKey([]byte{0}) // every key
+	if s != (form.Span{}) {
+		var err error
+		if sp, err = s.Span("key"); err != nil {
+			return nil, err
+		}
 	}
 	h, changes, more, err := d.svc.Diff(ctx, sp, in.From, in.To, in.Limit, false)
 	if err != nil {
@@ -164,14 +170,14 @@ func (d *door) diff(ctx context.Context, in *diffIn) (*diffOut, error) {
 	out.Body.More, out.Body.Revision, out.Body.Differences = more, h.Revision, make([]Difference, 0, len(changes))
 	for i := range changes {
 		c := &changes[i]
-		out.Body.Differences = append(out.Body.Differences, Difference{Key: string(c.Key), From: keyOf(c.From), To: keyOf(c.To)})
+		out.Body.Differences = append(out.Body.Differences, Difference{Key: string(c.Key), From: form.KeyOf(c.From), To: form.KeyOf(c.To)})
 	}
 	return out, nil
 }
 
 type rollbackIn struct {
 	Body struct {
-		Span
+		form.Span
 		Revision uint64 `json:"revision" minimum:"1" doc:"What the keys were at this revision they become again."`
 	}
 }
@@ -186,9 +192,14 @@ type rollbackOut struct {
 }
 
 func (d *door) rollback(ctx context.Context, in *rollbackIn) (*rollbackOut, error) {
-	sp, err := in.Body.span("key")
+	sp, err := in.Body.Span.Span("key")
 	if err != nil {
 		return nil, err
+	}
+	for _, a := range []auth.Action{auth.Write, auth.Delete} { // it deletes what did not exist then
+		if err := d.srv.Allow(ctx, a, warehouse.SpanResource(sp)); err != nil {
+			return nil, err
+		}
 	}
 	r, err := d.svc.Revert(ctx, sp, in.Body.Revision)
 	if err != nil {

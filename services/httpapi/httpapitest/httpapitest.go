@@ -60,6 +60,12 @@ func CheckDocument(t testing.TB, s *httpapi.Server) {
 			t.Errorf("%s is registered but gin does not serve it", name)
 		}
 		delete(served, r.Method+" "+r.GinPath)
+		if r.Method == http.MethodGet && !r.NoHead { // HEAD goes with GET, and needs no words of its own
+			if !served["HEAD "+r.GinPath] {
+				t.Errorf("%s does not answer HEAD", name)
+			}
+			delete(served, "HEAD "+r.GinPath)
+		}
 		documented[name] = true
 		_, has := doc.Paths[r.Path][strings.ToLower(r.Method)]
 		if has == r.Hidden {
@@ -102,8 +108,10 @@ func CheckDocument(t testing.TB, s *httpapi.Server) {
 // CheckAsks fails t unless every route that is not public answers 403 under an
 // authorizer that refuses all. build makes the server with the given authorizer
 // in Deps.Auth and all routes; nothing behind them need work, for they must not
-// be reached. Routes listed in public must be exactly those that ask nobody.
-func CheckAsks(t testing.TB, build func(deny *authtest.Recorder) *httpapi.Server, public ...string) {
+// be reached. Routes listed in public must be exactly those that ask nobody, those in
+// inside the ones that ask for what their body names, each with a body that names
+// something.
+func CheckAsks(t testing.TB, build func(deny *authtest.Recorder) *httpapi.Server, inside map[string]string, public ...string) {
 	t.Helper()
 	deny := authtest.DenyAll()
 	s := build(deny)
@@ -115,9 +123,16 @@ func CheckAsks(t testing.TB, build func(deny *authtest.Recorder) *httpapi.Server
 		if r.Public {
 			continue
 		}
+		body, given := inside[name]
+		if given != r.Inside {
+			t.Errorf("%s: inside is %v; the list of such routes says otherwise", name, r.Inside)
+		}
+		if !given {
+			body = "{}"
+		}
 		deny.Take()
 		path := paramPattern.ReplaceAllString(r.Path, "1")
-		rec := do(s, httptest.NewRequest(r.Method, path, strings.NewReader("{}")))
+		rec := do(s, httptest.NewRequest(r.Method, path, strings.NewReader(body)))
 		asks := deny.Take()
 		if rec.Code != http.StatusForbidden || rec.Header().Get("Content-Type") != httpapi.ProblemType {
 			t.Errorf("%s under an authorizer that refuses all: %d %s, want a 403 problem", name, rec.Code, rec.Body)

@@ -48,7 +48,7 @@ func build(t testing.TB, a auth.Authorizer) *httpapi.Server {
 
 func TestGoodServer(t *testing.T) {
 	httpapitest.CheckDocument(t, build(t, nil))
-	httpapitest.CheckAsks(t, func(deny *authtest.Recorder) *httpapi.Server { return build(t, deny) }, public...)
+	httpapitest.CheckAsks(t, func(deny *authtest.Recorder) *httpapi.Server { return build(t, deny) }, nil, public...)
 }
 
 // faults collects what a check finds instead of failing the test.
@@ -80,7 +80,7 @@ func TestChecksFind(t *testing.T) {
 		}
 	}
 	f = &faults{TB: t}
-	httpapitest.CheckAsks(f, func(*authtest.Recorder) *httpapi.Server { return build(f, nil) }, public[1:]...)
+	httpapitest.CheckAsks(f, func(*authtest.Recorder) *httpapi.Server { return build(f, nil) }, nil, public[1:]...)
 	all = strings.Join(f.found, "\n")
 	for _, want := range []string{"GET /healthz: public is true", "PUT /v1/things/{name} asked nobody", "GET /v1/kv/{key} under an authorizer that refuses all: 200"} {
 		if !strings.Contains(all, want) {

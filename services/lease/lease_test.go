@@ -35,7 +35,7 @@ func newShared(tb testing.TB) *shared {
 	tb.Helper()
 	s := &shared{ended: map[uint64]bool{}}
 	reg := state.NewRegistry()
-	Register(reg).OnRevoke(leasetable.OwnerNaming, func(*state.Tx, leasetable.End) error { return nil })
+	Register(reg).OnRevoke(leasetable.OwnerNaming, func(*state.Tx, []leasetable.End) error { return nil })
 	m, err := state.Open(state.Options{Path: filepath.Join(tb.TempDir(), "s.db"), Registry: reg, Mode: state.Volatile})
 	if err != nil {
 		tb.Fatal(err)

@@ -4,12 +4,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"nekoq/services/command"
 	"nekoq/services/errs"
 	"nekoq/services/state"
-	"nekoq/services/watch"
 )
 
 // Kinds of commands.
@@ -21,26 +21,19 @@ const (
 	KindRevoke command.Kind = 0x0204
 )
 
-// MaxExpire bounds the index rows that one expire command looks at, and
-// maxExpireKeys the attached keys it takes away (the last lease it begins is always
-// finished).
-const (
-	MaxExpire     = 512
-	maxExpireKeys = 1024
-)
-
 // End tells an owner that a lease has ended.
 type End struct {
 	Lease   uint64
 	Expired bool  // false: revoked
 	Time    int64 // of the command, Unix nanoseconds
 	Actor   string
-	Keys    [][]byte // this owner's attached keys in order; they may be kept
+	Keys    [][]byte // this owner's attached keys in order; they belong to the state
 }
 
-// Hook takes an ended lease's keys away. It cannot refuse: an error stops the node.
-// The attachments are gone already.
-type Hook func(tx *state.Tx, e End) error
+// Hook takes away the keys of leases that ended in one command, in the order of
+// ends, none of which is without keys. It cannot refuse: an error stops the node.
+// The leases and attachments are gone already.
+type Hook func(tx *state.Tx, ends []End) error
 
 // Ended is the event of watch.TopicLease (key: the id, 8 bytes big-endian).
 type Ended struct {
@@ -50,7 +43,10 @@ type Ended struct {
 
 // Owners holds the hooks. It is filled while the registry is set up and only read
 // afterwards.
-type Owners struct{ hooks map[Owner]Hook }
+type Owners struct {
+	hooks map[Owner]Hook
+	order []Owner // those with a hook, in the order of their numbers
+}
 
 // Register declares the tables and appliers. Services add their hooks to what it
 // returns before the machine opens.
@@ -74,6 +70,8 @@ func (o *Owners) OnRevoke(owner Owner, h Hook) {
 		panic(fmt.Sprintf("leasetable: owner %d has a hook already", owner))
 	}
 	o.hooks[owner] = h
+	o.order = append(o.order, owner)
+	slices.Sort(o.order)
 }
 
 // Revoke ends a lease and takes its keys away.
@@ -82,39 +80,9 @@ func (o *Owners) Revoke(tx *state.Tx, id uint64, cmd *command.Command) error {
 	if !ok {
 		return ErrNotFound(id)
 	}
-	_, err := o.end(tx, l, false, cmd)
-	return err
-}
-
-// end removes the lease and its attachments, then tells the owners in the order of
-// their numbers. It returns the number of keys.
-func (o *Owners) end(tx *state.Tx, l Lease, expired bool, cmd *command.Command) (int, error) {
-	var keys [][]byte
-	var owners []Owner
-	Keys(tx, l.ID, func(ow Owner, key []byte) bool {
-		owners = append(owners, ow)
-		keys = append(keys, append([]byte(nil), key...))
-		return true
-	})
-	remove(tx, l)
-	for i, k := range keys {
-		tx.DeleteFound(TableAttached, attachKey(l.ID, owners[i], k))
-	}
-	for i := 0; i < len(keys); {
-		j := i + 1
-		for j < len(keys) && owners[j] == owners[i] {
-			j++
-		}
-		if h := o.hooks[owners[i]]; h != nil {
-			e := End{Lease: l.ID, Expired: expired, Time: cmd.Time, Actor: cmd.Actor, Keys: keys[i:j:j]}
-			if err := h(tx, e); err != nil {
-				return 0, fmt.Errorf("lease: the end of lease %d: %w", l.ID, err)
-			}
-		}
-		i = j
-	}
-	tx.Emit(watch.TopicLease, idKey(l.ID), Ended{Lease: l.ID, Expired: expired})
-	return len(keys), nil
+	e := ending{id: id, keys: attached(tx, id)}
+	e.remove(tx, l.indexed)
+	return o.tell(tx, []ending{e}, false, cmd)
 }
 
 // Step payload: the step before, and the milliseconds measured since.
@@ -137,80 +105,6 @@ func applyStep(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 	c.now += min(elapsed, MaxStep)
 	c.write(tx)
 	return nil, nil
-}
-
-// AppendExpire encodes the payload of KindExpire: the most index rows to look at.
-func AppendExpire(b []byte, most int) []byte { return binary.AppendUvarint(b, uint64(most)) }
-
-// Expired is the result of KindExpire.
-type Expired struct {
-	Leases, Keys, Moved uint64
-	More                bool // rows that have come up are left
-}
-
-// DecodeExpired decodes it.
-func DecodeExpired(b []byte) (Expired, error) {
-	var e Expired
-	var more uint64
-	err := uvarints(b, &e.Leases, &e.Keys, &e.Moved, &more)
-	e.More = more != 0
-	return e, err
-}
-
-// applyExpire looks at the index rows that have come up: a lease that was renewed
-// since moves to its true deadline, the others end.
-func (o *Owners) applyExpire(tx *state.Tx, cmd *command.Command) ([]byte, error) {
-	var most uint64
-	if err := fields(cmd, &most); err != nil {
-		return nil, err
-	}
-	most = min(most, MaxExpire)
-	c := readClock(tx)
-	now := c.now
-	var due [][2]uint64 // deadline and id
-	more := uint64(0)
-	tx.Scan(TableDeadlines, c.first(), deadlineKey(now+1, 0), func(k, _ []byte) bool {
-		if uint64(len(due)) == most {
-			more = 1
-			return false
-		}
-		due = append(due, [2]uint64{binary.BigEndian.Uint64(k), binary.BigEndian.Uint64(k[8:])})
-		return true
-	})
-	var ended, keys, moved uint64
-	for _, row := range due {
-		id := row[1]
-		if keys >= maxExpireKeys {
-			more = 1
-			break
-		}
-		l, ok := get(tx, id)
-		if !ok {
-			return nil, fmt.Errorf("lease: deadline of lease %d without a readable lease", id)
-		}
-		c.doneAt, c.doneLast = row[0], id
-		if l.Deadline > now {
-			reindex(tx, &l)
-			putLease(tx, l)
-			moved++
-			continue
-		}
-		n, err := o.end(tx, l, true, cmd)
-		if err != nil {
-			return nil, err
-		}
-		keys += uint64(n)
-		ended++
-	}
-	if ended+moved == 0 {
-		return []byte{0, 0, 0, 0}, nil
-	}
-	c.write(tx)
-	b := make([]byte, 0, 16)
-	for _, v := range []uint64{ended, keys, moved, more} {
-		b = binary.AppendUvarint(b, v)
-	}
-	return b, nil
 }
 
 // AppendGrant encodes the payload of KindGrant.

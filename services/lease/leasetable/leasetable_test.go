@@ -23,8 +23,10 @@ func open(t interface{ Fatalf(string, ...any) }, dir string) *machine {
 	k := &machine{t: t}
 	reg := state.NewRegistry()
 	owners := Register(reg)
-	owners.OnRevoke(OwnerNaming, func(_ *state.Tx, e End) error {
-		k.ended = append(k.ended, e.Lease)
+	owners.OnRevoke(OwnerNaming, func(_ *state.Tx, ends []End) error {
+		for _, e := range ends {
+			k.ended = append(k.ended, e.Lease)
+		}
 		return nil
 	})
 	// A command that attaches a key, as a service's own commands do.

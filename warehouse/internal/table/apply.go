@@ -54,6 +54,8 @@ type writer struct {
 	actor string
 	sub   uint32
 	used  []Quota // quotas that the changes touched, as they will be
+
+	changes []Change // room for the events of many changes in one allocation
 }
 
 func newWriter(tx *state.Tx, time int64, actor string) (writer, error) {
@@ -132,7 +134,11 @@ func (w *writer) log(a *arena, kind ChangeKind, key, row []byte, prev *Record) {
 	lv := a.cut(func(b []byte) []byte { return append(append(b, byte(kind)), key...) })
 	w.tx.Put(TableLog, lk, lv)
 	w.meta.Past += uint64(len(lk) + len(lv))
-	c := &Change{Kind: kind, Sub: w.sub, Revision: w.meta.Revision, Key: key}
+	if len(w.changes) == cap(w.changes) {
+		w.changes = make([]Change, 0, 1)
+	}
+	w.changes = append(w.changes, Change{Kind: kind, Sub: w.sub, Revision: w.meta.Revision, Key: key})
+	c := &w.changes[len(w.changes)-1]
 	if len(row) <= MaxEventRow {
 		c.Row = row
 	}
@@ -315,18 +321,39 @@ func applyDelete(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 	return Written{Revision: w.meta.Revision, PrevRevision: prev.ModRevision}.encode(), nil
 }
 
-// leaseEnded deletes the keys of an ended lease as one write transaction.
-func leaseEnded(tx *state.Tx, e leasetable.End) error {
+// leaseEnded deletes the keys of ended leases, those of each lease at a revision of
+// their own.
+func leaseEnded(tx *state.Tx, ends []leasetable.End) error {
+	w, err := newWriter(tx, ends[0].Time, "")
+	if err != nil {
+		return err
+	}
+	keys := 0
+	for i := range ends {
+		keys += len(ends[i].Keys)
+	}
+	w.changes = make([]Change, 0, keys)
+	before := w.meta.Revision
+	for i := range ends {
+		if err := w.leaseEnded(&ends[i]); err != nil {
+			return err
+		}
+	}
+	if w.meta.Revision > before {
+		w.meta.Revision-- // none was given to the lease after the last
+		w.finish()
+	}
+	return nil
+}
+
+func (w *writer) leaseEnded(e *leasetable.End) error {
 	why := "lease-revoked:"
 	if e.Expired {
 		why = "lease-expired:"
 	}
-	w, err := newWriter(tx, e.Time, why+strconv.FormatUint(e.Lease, 10))
-	if err != nil {
-		return err
-	}
+	w.actor, w.sub = why+strconv.FormatUint(e.Lease, 10), 0
 	for _, k := range e.Keys {
-		old, prev, err := latest(tx, k)
+		old, prev, err := latest(w.tx, k)
 		if err != nil {
 			return err
 		}
@@ -336,7 +363,7 @@ func leaseEnded(tx *state.Tx, e leasetable.End) error {
 		w.remove(k, old, &prev)
 	}
 	if w.sub > 0 {
-		w.finish()
+		w.meta.Revision++
 	}
 	return nil
 }

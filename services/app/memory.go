@@ -17,9 +17,8 @@ const (
 	slackBytes = 32 << 20
 )
 
-// returnMemory gives memory back to the system: mapped pages of the state file
-// that many reads have brought in, and, when a load has ended, the heap that it
-// needed. Go's collector does not run while nothing is allocated, so without
+// returnMemory gives memory back to the system when a load has ended: mapped pages
+// of the state file and the heap that it needed. Go's collector does not run while nothing is allocated, so without
 // this a node keeps the size of its last load for minutes.
 func (a *App) returnMemory() {
 	ticker := a.clock.NewTicker(memoryLook)
@@ -38,10 +37,12 @@ func (a *App) returnMemory() {
 			return
 		case <-ticker.C():
 		}
-		a.machine.TrimMemory()
 		metrics.Read(sample)
 		allocated := sample[0].Value.Uint64()
 		held := sample[1].Value.Uint64() + sample[2].Value.Uint64() + sample[3].Value.Uint64()
+		if allocated-before < quietBytes {
+			a.machine.TrimMemory()
+		}
 		if live := sample[4].Value.Uint64(); allocated-before < quietBytes && held > live+slackBytes {
 			runtime.GC() // pools let go of what they hold in the second collection
 			debug.FreeOSMemory()

@@ -15,8 +15,15 @@ func TestFlushAdaptsToThePagesOfACommit(t *testing.T) {
 	if got := m.flushAt.Load(); got != minFlushBytes {
 		t.Errorf("%d bytes, want the least", got)
 	}
-	if got := m.maxLag(); got != 3*minFlushBytes {
-		t.Errorf("lag of %d bytes, want three commits", got)
+	if got := m.maxLag(); got != 2*minFlushBytes {
+		t.Errorf("lag of %d bytes, want two commits", got)
+	}
+	// A commit that was asked for early and is small says the same of its rows.
+	for range 10 {
+		m.adapt(32<<10, 1<<20)
+	}
+	if got := m.flushAt.Load(); got > maxCommitPages/32 && got != minFlushBytes {
+		t.Errorf("after small commits of scattered rows: %d bytes, want the least", got)
 	}
 	for range 100 {
 		m.adapt(1<<20, 1<<20)
@@ -24,12 +31,12 @@ func TestFlushAdaptsToThePagesOfACommit(t *testing.T) {
 	if got := m.flushAt.Load(); got != 32<<20 {
 		t.Errorf("after cheap commits: %d bytes, want the configured most", got)
 	}
-	if got := m.maxLag(); got != 96<<20 {
-		t.Errorf("lag of %d bytes, want the configured one", got)
+	if got := m.maxLag(); got != 64<<20 {
+		t.Errorf("lag of %d bytes, want two commits", got)
 	}
 	at := m.flushAt.Load()
-	m.adapt(1<<20, maxCommitPages*3/4)
+	m.adapt(0, 16<<10)
 	if got := m.flushAt.Load(); got != at {
-		t.Errorf("%d bytes after a commit of the right size, want no change", got)
+		t.Errorf("%d bytes after a commit without rows, want no change", got)
 	}
 }

@@ -28,6 +28,7 @@ func (m *Machine) ApplyEntry(index, term uint64, entry []byte) ([]Result, error)
 	if err := m.awaitLag(); err != nil {
 		return nil, err
 	}
+	m.touch()
 	if m.opts.Mode == Synced {
 		return m.applySynced(index, term, entry)
 	}

@@ -176,7 +176,9 @@ func (m *Machine) commitBatch(b *batch) error {
 // else halts.
 func (m *Machine) write(b *batch) error {
 	began := time.Now()
-	defer m.trimDuring(m.base.h)()
+	m.reading.Add(1)
+	defer m.reading.Add(-1)
+	m.touch()
 	err := m.writeTx(m.base.h.db, b)
 	for errors.Is(err, berrors.ErrMaxSizeReached) && m.mapLimits() {
 		if err = m.remap(); err == nil {
@@ -248,25 +250,26 @@ func (m *Machine) writeTx(db *bolt.DB, b *batch) (err error) {
 // Page bytes of one commit. Rows whose keys lie far apart cost a page each, ten
 // times their own size, and bbolt holds all pages of a transaction in memory.
 const (
-	maxCommitPages = 96 << 20
+	maxCommitPages = 32 << 20
 	minFlushBytes  = 2 << 20
 )
 
-// adapt sets the bytes of changes for the next commits from what this one cost:
-// rows that share pages are written in large steps, scattered ones in small ones.
+// adapt sets the bytes of changes for the next commits from what a row of this one
+// cost: rows that share pages are written in large steps, scattered ones in small
+// ones. What matters is pages by row, since a small commit costs few in any case.
 func (m *Machine) adapt(rows, pages int64) {
-	now := m.flushAt.Load()
-	switch {
-	case pages > maxCommitPages && rows > 0:
-		now = max(minFlushBytes, int64(float64(rows)*maxCommitPages/float64(pages)))
-	case pages < maxCommitPages/2:
-		now *= 2 // twice as many rows cost at most twice the pages
+	if rows <= 0 || pages <= 0 {
+		return
 	}
-	m.flushAt.Store(min(now, m.cfg.FlushBytes))
+	now := m.flushAt.Load()
+	next := int64(float64(rows) * maxCommitPages / float64(pages))
+	next = min(next, 4*now, m.cfg.FlushBytes)
+	m.flushAt.Store(max(next, min(minFlushBytes, m.cfg.FlushBytes)))
 }
 
-// maxLag is the bytes of unsaved changes at which applying waits.
-func (m *Machine) maxLag() int64 { return min(m.cfg.MaxLagBytes, 3*m.flushAt.Load()) }
+// maxLag is the bytes of unsaved changes at which applying waits: one commit that is
+// being written and one that gathers.
+func (m *Machine) maxLag() int64 { return min(m.cfg.MaxLagBytes, 2*m.flushAt.Load()) }
 
 func (m *Machine) putRows(tx *bolt.Tx, b *batch) error {
 	for i, t := range b.rows {

@@ -127,16 +127,22 @@ type Machine struct {
 	flushAt     atomic.Int64 // bytes of changes from which the file is written, at most cfg.FlushBytes
 	flushBytes  atomic.Int64
 	openViews   atomic.Int64
+	reading     atomic.Int64 // commits and loads under way, which read all over the file
 
 	dirty, kick chan struct{} // capacity 1
-	stop        chan struct{}
-	stopped     sync.WaitGroup
-	done        chan struct{}
-	haltOnce    sync.Once
-	err         error // valid when done is closed
-	closeOnce   sync.Once
-	closeErr    error
-	metrics     *metrics
+	touched     chan struct{} // capacity 1
+	adopting    struct {
+		sync.Mutex
+		h *handle // a file that is being loaded
+	}
+	stop      chan struct{}
+	stopped   sync.WaitGroup
+	done      chan struct{}
+	haltOnce  sync.Once
+	err       error // valid when done is closed
+	closeOnce sync.Once
+	closeErr  error
+	metrics   *metrics
 }
 
 // Open opens or makes the state file and starts its committer. Its errors are
@@ -148,7 +154,7 @@ func Open(opts Options) (*Machine, error) {
 	m := &Machine{
 		opts: opts, cfg: opts.Config.withDefaults(), reg: opts.Registry, log: opts.Logger,
 		progress: make(chan struct{}),
-		dirty:    make(chan struct{}, 1), kick: make(chan struct{}, 1),
+		dirty:    make(chan struct{}, 1), kick: make(chan struct{}, 1), touched: make(chan struct{}, 1),
 		stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	m.flushAt.Store(m.cfg.FlushBytes / 4) // grows with what commits cost
@@ -164,14 +170,19 @@ func Open(opts Options) (*Machine, error) {
 		return nil, err
 	}
 	m.metrics = newMetrics(m)
-	if err := m.adopt(h, mt); err != nil {
+	m.stopped.Go(m.trimLoop)
+	giveUp := func(err error) (*Machine, error) {
+		close(m.stop)
+		m.stopped.Wait()
 		h.release()
 		return nil, err
 	}
+	if err := m.adopt(h, mt); err != nil {
+		return giveUp(err)
+	}
 	if err := m.metrics.register(opts.Metrics); err != nil {
 		m.dropCurrent()
-		h.release()
-		return nil, err
+		return giveUp(err)
 	}
 	trim(h) // what loading has read; a view maps again what it needs
 	if opts.Mode != Synced {
@@ -189,6 +200,7 @@ func (m *Machine) adopt(h *handle, mt meta) (err error) {
 			err = corrupt(m.opts.Path, panicError(p))
 		}
 	}()
+	defer m.beginLoad(h)()
 	b, err := newBase(h, m.reg)
 	if err != nil {
 		return corrupt(m.opts.Path, err)
@@ -238,6 +250,23 @@ func (m *Machine) adopt(h *handle, mt meta) (err error) {
 	return nil
 }
 
+// beginLoad lets trimming know of a file that is read as a whole, until the
+// function that it gives is called.
+func (m *Machine) beginLoad(h *handle) (end func()) {
+	set := func(h *handle) {
+		m.adopting.Lock()
+		m.adopting.h = h
+		m.adopting.Unlock()
+	}
+	set(h)
+	m.reading.Add(1)
+	m.touch()
+	return func() {
+		m.reading.Add(-1)
+		set(nil)
+	}
+}
+
 // setPublished copies what the next generation shows of the apply state. The
 // caller holds mu and pub.
 func (m *Machine) setPublished() {
@@ -283,6 +312,7 @@ func (m *Machine) View() *View {
 		return nil
 	}
 	m.openViews.Add(1)
+	m.touch()
 	v := &View{}
 	v.g.Store(g)
 	return v

@@ -2,53 +2,67 @@ package state
 
 import "time"
 
-// mappedLimit is how much of mapped files may stay in memory before the state
-// file's part is given back: some 30 MiB of it are the program itself.
-const mappedLimit = 96 << 20
+// A state machine whose file is read all over holds ever more mapped pages of it:
+// the system maps 64 KiB around each page that is read. They are given back when the
+// whole process holds much, since mapping them again costs processor time: a put of
+// a key in no order costs half as much again when hardly any may stay.
+const (
+	// trimEvery is how often the machine looks while its file is read. In that time
+	// two processors can map some 50 MiB.
+	trimEvery = 5 * time.Millisecond
+	// idleMapped is how much of mapped files an idle process may keep: some 30 MiB
+	// of it are the program itself.
+	idleMapped = 96 << 20
+)
 
-// TrimMemory gives mapped pages of the state file back to the system's cache when
-// many are held. Commits do so themselves; an owner calls it from time to time
-// for the sake of reads.
-func (m *Machine) TrimMemory() {
-	if g := m.acquire(); g != nil {
-		m.trimMapped(g.base.h)
-		g.release()
-	}
-}
+// touch says that the file is about to be read.
+func (m *Machine) touch() { signal(m.touched) }
 
-func (m *Machine) trimMapped(h *handle) {
-	if residentMapped() > mappedLimit {
-		trim(h)
-	}
-}
-
-// trimEvery is how often a commit looks: in that time it reads some thousand
-// pages, and the system maps 64 KiB around each.
-const trimEvery = 10 * time.Millisecond
-
-// trimDuring trims while a commit reads all over a large file, until the
-// function that it gives is called.
-func (m *Machine) trimDuring(h *handle) (end func()) {
-	if info, err := h.file.Stat(); err != nil || info.Size() < mappedLimit {
-		return func() {}
-	}
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		t := time.NewTicker(trimEvery)
-		defer t.Stop()
-		for {
-			select {
-			case <-t.C:
-				m.trimMapped(h)
-			case <-stop:
-				m.trimMapped(h)
-				return
-			}
+// trimLoop gives mapped pages back for as long as somebody reads: commits, appliers
+// and views all bring pages in, and nothing else would take them out. An idle
+// machine does nothing.
+func (m *Machine) trimLoop() {
+	pause := time.NewTimer(time.Hour)
+	pause.Stop()
+	defer pause.Stop()
+	for {
+		select {
+		case <-m.stop:
+			return
+		case <-m.touched:
 		}
-	}()
-	return func() {
-		close(stop)
-		<-stopped
+		if all, mapped := resident(); all > m.cfg.TrimBytes && mapped > idleMapped/2 {
+			m.trimNow()
+		}
+		pause.Reset(trimEvery)
+		select {
+		case <-m.stop:
+			return
+		case <-pause.C:
+		}
+		if m.reading.Load() > 0 || m.openViews.Load() > 0 {
+			m.touch() // begun before, and still at it
+		}
+	}
+}
+
+// TrimMemory gives mapped pages of the state file back when more are held than an
+// idle process should keep. The owner calls it when there is little to do.
+func (m *Machine) TrimMemory() {
+	if _, mapped := resident(); mapped > idleMapped {
+		m.trimNow()
+	}
+}
+
+func (m *Machine) trimNow() {
+	m.adopting.Lock() // its file is not closed meanwhile
+	defer m.adopting.Unlock()
+	if m.adopting.h != nil {
+		trim(m.adopting.h)
+		return
+	}
+	if g := m.acquire(); g != nil {
+		trim(g.base.h)
+		g.release()
 	}
 }

@@ -16,17 +16,19 @@ func trim(h *handle) {
 	_ = syscall.Madvise(unsafe.Slice((*byte)(start), h.mapBytes), syscall.MADV_DONTNEED)
 }
 
-// residentMapped is how many bytes of mapped files the process holds in memory,
-// 0 when the system does not say.
-func residentMapped() int64 {
+// resident is how many bytes the process holds in memory, and how many of them are
+// of mapped files; 0 when the system does not say.
+func resident() (all, mapped int64) {
 	b, err := os.ReadFile("/proc/self/statm") // size, resident, shared, ... in pages
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	f := bytes.Fields(b)
 	if len(f) < 3 {
-		return 0
+		return 0, 0
 	}
-	pages, _ := strconv.ParseInt(string(f[2]), 10, 64)
-	return pages * int64(os.Getpagesize())
+	page := int64(os.Getpagesize())
+	all, _ = strconv.ParseInt(string(f[1]), 10, 64)
+	mapped, _ = strconv.ParseInt(string(f[2]), 10, 64)
+	return all * page, mapped * page
 }

@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"google.golang.org/grpc/metadata"
 
 	"nekoq/services/auth"
+	"nekoq/services/grpcserver"
 	"nekoq/services/replica"
 	"nekoq/services/state"
 	"nekoq/warehouse/etcd/internal/table"
@@ -141,8 +141,8 @@ func (x access) admin() error {
 
 func tokenOf(ctx context.Context) string {
 	for _, name := range [...]string{rpctypes.TokenFieldNameGRPC, rpctypes.TokenFieldNameSwagger} {
-		if v := metadata.ValueFromIncomingContext(ctx, name); len(v) > 0 {
-			return strings.TrimPrefix(v[0], "Bearer ")
+		if v, ok := grpcserver.Header(ctx, name); ok {
+			return strings.TrimPrefix(v, "Bearer ")
 		}
 	}
 	return ""

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math"
 	"net"
 	"strings"
 	"sync"
@@ -17,11 +16,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/keepalive"
 
 	"nekoq/services/auth"
 	"nekoq/services/clock"
 	"nekoq/services/errs"
+	"nekoq/services/grpcserver"
 	peerapi "nekoq/services/peer/api"
 	"nekoq/services/replica"
 	"nekoq/services/state"
@@ -98,7 +97,7 @@ type Door struct {
 	member   uint64
 	cluster  atomic.Uint64 // 0 while not known
 
-	grpc   *grpc.Server
+	grpc   *grpcserver.Server
 	health *health.Server
 	split  *splitter
 	gate   *gateway
@@ -130,23 +129,23 @@ func New(d Deps, cfg Config) (*Door, error) {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.metrics = newMetrics(d.Metrics, s)
-	s.grpc = grpc.NewServer(s.options()...)
+	s.grpc = grpcserver.New(s.options())
 	s.health = health.NewServer()
 	s.registerServices()
 	return s, nil
 }
 
-func (s *Door) options() []grpc.ServerOption {
-	return []grpc.ServerOption{
-		grpc.Creds(plain{}),
-		grpc.MaxRecvMsgSize(int(s.cfg.MaxRequestBytes + grpcOverhead)),
-		grpc.MaxSendMsgSize(math.MaxInt32),
-		grpc.MaxConcurrentStreams(uint32(s.cfg.MaxConcurrentStreams)),
-		grpc.NumStreamWorkers(uint32(s.cfg.StreamWorkers)),
-		grpc.StaticStreamWindowSize(1 << 20),
-		grpc.StaticConnWindowSize(16 << 20),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: s.cfg.KeepaliveMinTime}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: s.cfg.KeepaliveInterval, Timeout: s.cfg.KeepaliveTimeout}),
+func (s *Door) options() grpcserver.Options {
+	return grpcserver.Options{
+		MaxRequestBytes: int(s.cfg.MaxRequestBytes + grpcOverhead),
+		MaxStreams:      uint32(s.cfg.MaxConcurrentStreams),
+		PingMinTime:     s.cfg.KeepaliveMinTime,
+		PingInterval:    s.cfg.KeepaliveInterval,
+		PingTimeout:     s.cfg.KeepaliveTimeout,
+		Principal: func(c net.Conn) auth.Principal {
+			return auth.Principal{Name: "anonymous", Door: "etcd", Addr: c.RemoteAddr().String()}
+		},
+		Logger: s.log,
 	}
 }
 

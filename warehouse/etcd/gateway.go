@@ -15,6 +15,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/etcdserverpb/gw"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"nekoq/warehouse/etcd/electionpb"
@@ -38,7 +39,7 @@ const (
 
 func newGateway(s *Door) (*gateway, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	conn, err := grpc.NewClient("passthrough:///etcd", grpc.WithTransportCredentials(plain{}),
+	conn, err := grpc.NewClient("passthrough:///etcd", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return s.split.dial(ctx) }),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<31-1), grpc.MaxCallSendMsgSize(1<<31-1)))
 	if err != nil {

@@ -2,12 +2,9 @@ package etcd
 
 import (
 	"context"
-	"net"
 
 	"github.com/zeebo/xxh3"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/peer"
 
 	"nekoq/services/auth"
 )
@@ -51,44 +48,10 @@ func (s *Door) headNow(ctx context.Context) (*pb.ResponseHeader, error) {
 	return s.header(h.Revision), nil
 }
 
-// plain leaves connections as they are, and keeps with each one who is at its end,
-// so that a request need not find that out.
-type plain struct{}
-
-// caller is that: it is made once a connection.
-type caller struct {
-	credentials.CommonAuthInfo
-	principal auth.Principal
-}
-
-func (*caller) AuthType() string { return "insecure" }
-
-func newCaller(c net.Conn) *caller {
-	return &caller{
-		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity},
-		principal:      auth.Principal{Name: "anonymous", Door: "etcd", Addr: c.RemoteAddr().String()},
-	}
-}
-
-func (plain) ClientHandshake(_ context.Context, _ string, c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return c, newCaller(c), nil
-}
-
-func (plain) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return c, newCaller(c), nil
-}
-
-func (plain) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "insecure"}
-}
-func (p plain) Clone() credentials.TransportCredentials { return p }
-func (plain) OverrideServerName(string) error           { return nil }
-
+// callerOf says who is at the other end of the request's connection.
 func callerOf(ctx context.Context) *auth.Principal {
-	if p, ok := peer.FromContext(ctx); ok {
-		if c, ok := p.AuthInfo.(*caller); ok {
-			return &c.principal
-		}
+	if p, ok := ctx.Value(auth.ContextKey).(*auth.Principal); ok {
+		return p
 	}
 	return &auth.Principal{Name: "anonymous", Door: "etcd"}
 }
@@ -106,13 +69,12 @@ func (c *principalCtx) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// as gives a context in which warehouse sees the user, or else the connection.
+// as gives a context in which warehouse sees the user, or else whoever is connected.
 func as(ctx context.Context, user string) context.Context {
-	p := callerOf(ctx)
-	if user != "" {
-		named := *p
-		named.Name = user
-		p = &named
+	if user == "" {
+		return ctx
 	}
-	return &principalCtx{Context: ctx, p: p}
+	named := *callerOf(ctx)
+	named.Name = user
+	return &principalCtx{Context: ctx, p: &named}
 }

@@ -12,12 +12,12 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"nekoq/services/auth"
 	"nekoq/services/errs"
+	"nekoq/services/grpcserver"
 	"nekoq/warehouse"
 	"nekoq/warehouse/api"
 )
@@ -486,8 +486,7 @@ func events(in []api.Event) []*mvccpb.Event {
 // requireLeader ends a stream that asked for it when no leader is known, now or for
 // a while later.
 func (s *Door) requireLeader(ctx context.Context, cancel context.CancelCauseFunc) error {
-	v := metadata.ValueFromIncomingContext(ctx, rpctypes.MetadataRequireLeaderKey)
-	if len(v) == 0 || v[0] != rpctypes.MetadataHasLeader {
+	if v, _ := grpcserver.Header(ctx, rpctypes.MetadataRequireLeaderKey); v != rpctypes.MetadataHasLeader {
 		return nil
 	}
 	if id, _ := s.deps.Replica.Leader(); id == "" {

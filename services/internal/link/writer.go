@@ -136,6 +136,16 @@ func (w *Writer) End(lone bool) int64 {
 	return offset
 }
 
+// Hold unlocks as End does, and leaves it to a later End to have written what was
+// appended, unless so much waits that it is worth a system call.
+func (w *Writer) Hold() {
+	if len(w.Buf) >= inlineBytes {
+		w.End(false)
+		return
+	}
+	w.mu.Unlock()
+}
+
 // writeOnce writes what is pending. mu is held on entry and on return, and
 // released meanwhile.
 func (w *Writer) writeOnce() {

@@ -1,8 +1,13 @@
-// Package history records what clients of registers saw and checks with porcupine
-// that it is linearizable: that every operation can be given one instant between
-// its call and its answer, in an order that explains all answers.
+// Package history records what clients saw and judges it.
 //
-// A Recorder is safe for concurrent use. Only tests import it.
+// Registers (Recorder), keys with revisions (Versions) and the tokens of locks and
+// elections (Fences) go to porcupine, which looks for an instant of each operation
+// between its call and its answer, in an order that explains all answers. Watches
+// (Log and Feed) and leases (Leases) have checkers of their own, which say in words
+// what is wrong.
+//
+// Recorders are safe for concurrent use. Times are monotonic and of the test's
+// process. Only tests import the package.
 package history
 
 import (
@@ -110,20 +115,7 @@ func (r *Recorder) Len() int {
 
 var model = porcupine.Model{
 	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
-		byKey := map[string][]porcupine.Operation{}
-		var keys []string
-		for _, op := range history {
-			k := op.Input.(input).key
-			if _, ok := byKey[k]; !ok {
-				keys = append(keys, k)
-			}
-			byKey[k] = append(byKey[k], op)
-		}
-		out := make([][]porcupine.Operation, 0, len(keys))
-		for _, k := range keys {
-			out = append(out, byKey[k])
-		}
-		return out
+		return parts(history, func(in any) string { return in.(input).key })
 	},
 	Init: func() any { return "" },
 	Step: func(state, in, out any) (bool, any) {
@@ -164,16 +156,39 @@ func (r *Recorder) Check(tb testing.TB) {
 	r.mu.Lock()
 	ops := r.ops
 	r.mu.Unlock()
-	res, info := porcupine.CheckOperationsVerbose(model, ops, 60*time.Second)
+	judge(tb, "registers", model, ops)
+}
+
+// judge asks porcupine and fails the test unless the history is linearizable.
+func judge(tb testing.TB, what string, m porcupine.Model, ops []porcupine.Operation) {
+	tb.Helper()
+	res, info := porcupine.CheckOperationsVerbose(m, ops, 60*time.Second)
 	switch res {
 	case porcupine.Ok:
 	case porcupine.Unknown:
-		tb.Errorf("the history of %d operations could not be checked within a minute", len(ops))
+		tb.Errorf("the history of %d operations on %s could not be checked within a minute", len(ops), what)
 	default:
 		path := filepath.Join(os.TempDir(), fmt.Sprintf("history-%d.html", time.Now().UnixNano()))
-		if err := porcupine.VisualizePath(model, info, path); err != nil {
+		if err := porcupine.VisualizePath(m, info, path); err != nil {
 			path = err.Error()
 		}
-		tb.Errorf("the history of %d operations is not linearizable; see %s", len(ops), path)
+		tb.Errorf("the history of %d operations on %s is not linearizable; see %s", len(ops), what, path)
 	}
+}
+
+// parts splits a history by name, in the order of first appearance.
+func parts(ops []porcupine.Operation, name func(in any) string) [][]porcupine.Operation {
+	at := map[string]int{}
+	var out [][]porcupine.Operation
+	for _, op := range ops {
+		n := name(op.Input)
+		i, ok := at[n]
+		if !ok {
+			i = len(out)
+			at[n] = i
+			out = append(out, nil)
+		}
+		out[i] = append(out[i], op)
+	}
+	return out
 }

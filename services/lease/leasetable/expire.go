@@ -133,12 +133,21 @@ func takeKeys(tx *state.Tx, due []ending) (n int, keys uint64) {
 	return len(due), keys
 }
 
-// maxStrange is the number of rows of other leases that a sweep passes over before
-// it seeks its next lease instead, which costs about as much.
-const maxStrange = 16
+// maxBetween is the number of other leases that a sweep passes over rather than seek
+// its next one, which costs about as much. They need not have rows any more: what
+// commands before this one took away is still there to be stepped over.
+const maxBetween = 16
 
-// sweepKeys walks TableAttached once, in the order of the ids, as far as the leases
-// lie close to each other. ok is false when there are more than maxExpireKeys.
+// near tells whether at most maxBetween leases can have ids between a and b, a < b.
+func near(a, b uint64) bool {
+	if a&autoBit != 0 {
+		return (b-a)>>autoShift <= maxBetween
+	}
+	return b-a <= maxBetween
+}
+
+// sweepKeys reads TableAttached in the order of the ids, leases that lie close to each
+// other in one go. ok is false when there are more than maxExpireKeys.
 func sweepKeys(tx *state.Tx, due []ending) (keys uint64, ok bool) {
 	byID := make([]*ending, 0, len(due))
 	for i := range due {
@@ -147,39 +156,37 @@ func sweepKeys(tx *state.Tx, due []ending) (keys uint64, ok bool) {
 		}
 	}
 	slices.SortFunc(byID, func(a, b *ending) int { return cmp.Compare(a.id, b.id) })
-	rows := make([][]byte, 0, len(byID)+1)
-	for ended := false; len(byID) > 0 && !ended; {
-		ended = true
-		strange := 0
-		tx.Scan(TableAttached, idKey(byID[0].id), nil, func(k, _ []byte) bool {
-			id := binary.BigEndian.Uint64(k)
-			for byID[0].id < id {
-				if byID = byID[1:]; len(byID) == 0 {
-					return false
-				}
-			}
-			if byID[0].id > id {
-				strange++
-				ended = strange <= maxStrange
-				return ended
-			}
-			strange = 0
-			if keys++; keys > maxExpireKeys {
-				return false
-			}
-			// All leases' keys stand in one slice, since one's follow each other.
-			rows = append(rows, k)
-			byID[0].keys = rows[len(rows)-1-len(byID[0].keys) : len(rows) : len(rows)]
-			return true
-		})
-		if keys > maxExpireKeys {
-			for i := range due {
-				due[i].keys = nil
-			}
-			return 0, false
+	rows := make([][]byte, 0, len(byID))
+	for len(byID) > 0 && keys <= maxExpireKeys {
+		n := 1
+		for n < len(byID) && near(byID[n-1].id, byID[n].id) {
+			n++
 		}
+		run := byID[:n]
+		byID = byID[n:]
+		tx.Scan(TableAttached, idKey(run[0].id), idKey(run[n-1].id+1), func(k, _ []byte) bool {
+			id := binary.BigEndian.Uint64(k)
+			for run[0].id < id { // ends, since the last one's id bounds the scan
+				run = run[1:]
+			}
+			if run[0].id > id {
+				return true
+			}
+			// One lease's rows follow each other, so all leases' stand in one slice.
+			rows = append(rows, k)
+			e := run[0]
+			e.keys = rows[len(rows)-1-len(e.keys) : len(rows) : len(rows)]
+			keys++
+			return keys <= maxExpireKeys
+		})
 	}
-	return keys, true
+	if keys <= maxExpireKeys {
+		return keys, true
+	}
+	for i := range due {
+		due[i].keys = nil
+	}
+	return 0, false
 }
 
 // attached gives the keys of a lease's rows in TableAttached.

@@ -128,11 +128,14 @@ func (g Grant) Apply(tx *state.Tx) Lease {
 }
 
 // autoBit keeps the ids that the state chooses away from small numbers that a
-// user would type.
-const autoBit = 1 << 62
+// user would type. Their steps are 1<<autoShift a store revision.
+const (
+	autoBit   = 1 << 62
+	autoShift = 10
+)
 
 func freeID(tx *state.Tx) uint64 {
-	id := autoBit | (tx.Next() << 10 & (autoBit - 1))
+	id := autoBit | (tx.Next() << autoShift & (autoBit - 1))
 	for {
 		if _, taken := tx.Get(TableLeases, idKey(id)); !taken {
 			return id

@@ -32,6 +32,9 @@ type (
 	ConfClone      = api.CloneRequest
 	ConfCompare    = api.CompareRequest
 	ConfImport     = api.ImportRequest
+	ConfExport     = api.ExportRequest
+	ConfManifest   = api.Manifest
+	ConfFile       = api.File
 	ConfQuery      = api.EffectiveRequest
 	ConfEffective  = api.Effective
 )
@@ -161,9 +164,11 @@ func (c Conf) Import(ctx context.Context, r ConfImport) (ConfOutcome, error) {
 	return confCall[ConfOutcome](ctx, c, api.MethodImport, r, true)
 }
 
-// Export calls fn with what is published, item by item. Empty members are no filter.
-func (c Conf) Export(ctx context.Context, area, group string, fn func(ConfArchived) error) error {
-	req, err := json.Marshal(api.ExportRequest{Area: area, Group: group})
+// Export calls fn with what is published, item by item, and with the parts that r
+// asks for: each comes in a call of its own, under the address of the item before.
+// All of it is as of one revision. Empty members are no filter.
+func (c Conf) Export(ctx context.Context, r ConfExport, fn func(ConfArchived) error) error {
+	req, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}

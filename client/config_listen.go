@@ -162,7 +162,7 @@ func (l *ConfListener) run() {
 func (l *ConfListener) request() ([]byte, error) {
 	r := api.EffectiveRequest{Area: l.sub.Area, Group: l.sub.Group, Key: l.sub.Key, Client: l.sub.Client, Labels: l.sub.Labels}
 	if s := l.cur.Load(); s != nil {
-		r.Hash = s.Hash
+		r.Hash, r.Revision = s.Hash, s.Revision
 	}
 	return json.Marshal(r)
 }
@@ -242,7 +242,7 @@ func (l *ConfListener) save(s *ConfSet) (err error) {
 	if l.sub.CacheFile == "" {
 		return nil
 	}
-	f := cacheFile{Format: 1, Area: l.sub.Area, Key: l.sub.Key, Saved: time.Now().UTC(), Effective: api.Effective{Area: s.Area, Group: s.Group, Hash: s.Hash}}
+	f := cacheFile{Format: 1, Area: l.sub.Area, Key: l.sub.Key, Saved: time.Now().UTC(), Effective: api.Effective{Area: s.Area, Group: s.Group, Hash: s.Hash, Revision: s.Revision}}
 	for _, k := range s.keys {
 		f.Effective.Values = append(f.Effective.Values, api.Value(s.values[k]))
 	}

@@ -70,6 +70,7 @@ func decodeProperties(b []byte, to any) error {
 type ConfSet struct {
 	Area, Group string
 	Hash        string // the version
+	Revision    uint64 // store revision of the last change of any configuration when it was read
 	Cached      bool   // it came from the cache file: no server has confirmed it yet
 	values      map[string]ConfValue
 	keys        []string
@@ -102,7 +103,7 @@ func (s *ConfSet) Decode(key string, to any) error {
 }
 
 func newConfSet(e *api.Effective) *ConfSet {
-	s := &ConfSet{Area: e.Area, Group: e.Group, Hash: e.Hash, values: make(map[string]ConfValue, len(e.Values))}
+	s := &ConfSet{Area: e.Area, Group: e.Group, Hash: e.Hash, Revision: e.Revision, values: make(map[string]ConfValue, len(e.Values))}
 	for _, v := range e.Values {
 		s.values[v.Key] = ConfValue(v)
 		s.keys = append(s.keys, v.Key)

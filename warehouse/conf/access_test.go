@@ -86,7 +86,7 @@ func TestDoorsAskTheAuthorizer(t *testing.T) {
 			_, err := conf.Subscribe(ctx, client.ConfSubscription{Area: "eu", Group: "app"})
 			return err
 		}},
-		"export": {"admin warehouse/config; ", func() error { return conf.Export(ctx, "", "", nil) }},
+		"export": {"admin warehouse/config; ", func() error { return conf.Export(ctx, client.ConfExport{}, nil) }},
 		"clone": {"admin warehouse/config/eu/app/..eu/app0; ", func() error {
 			_, err := conf.Clone(ctx, client.ConfClone{FromArea: "eu", FromGroup: "app", ToArea: "us"})
 			return err

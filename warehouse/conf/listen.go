@@ -88,7 +88,7 @@ func (s *Service) effective(v *state.View, a *asked, have string) (*api.Effectiv
 	if _, ok := d.tree.Get(area); !ok {
 		return nil, errs.New(errs.NotFound, "area: there is no area named %q", area).With(errs.Detail{Field: "area", Value: area})
 	}
-	out := &api.Effective{Area: area, Group: a.Group}
+	out := &api.Effective{Area: area, Group: a.Group, Revision: d.revision()}
 	s.metrics.evaluations.Inc()
 	at := cacheKey{area, a.Group, a.Key}
 	if h, ok := s.cache.get(at, d); ok {
@@ -112,6 +112,10 @@ func (s *Service) effective(v *state.View, a *asked, have string) (*api.Effectiv
 	out.Values = e.values
 	return out, nil
 }
+
+// revision is the store revision of the last change that can move what a client
+// gets. A node that shows it has applied everything up to it.
+func (d *reading) revision() uint64 { return max(d.x.Counters.Revision, d.tree.Revision()) }
 
 func (d *reading) wanted(area string, a *asked) []found {
 	switch {
@@ -172,6 +176,8 @@ type Listening struct {
 	asked *asked
 	entry *entry
 	hash  string
+	least uint64 // the revision of what the client has
+	seen  uint64 // the revision at the last look
 	first bool
 	open  bool
 }
@@ -182,7 +188,7 @@ func (s *Service) Listen(ctx context.Context, r api.EffectiveRequest, from Peer)
 	if err != nil {
 		return nil, err
 	}
-	l := &Listening{s: s, asked: a, hash: r.Hash, first: true, open: true}
+	l := &Listening{s: s, asked: a, hash: r.Hash, least: r.Revision, first: true, open: true}
 	l.entry, err = s.listeners.enter(s, a, from)
 	if err != nil {
 		return nil, err
@@ -197,16 +203,18 @@ type Peer struct{ Addr, Door string }
 // listener is told what this node has.
 const freshWithin = 2 * time.Second
 
-func (l *Listening) look(ctx context.Context) (*state.View, error) {
+// look gives a view, and whether it may be older than what the client has.
+func (l *Listening) look(ctx context.Context) (v *state.View, old bool, err error) {
 	if l.first && !l.asked.Stale {
 		short, cancel := context.WithTimeout(ctx, freshWithin)
 		v, err := l.s.view(short, false)
 		cancel()
 		if err == nil || ctx.Err() != nil {
-			return v, err
+			return v, false, err
 		}
 	}
-	return l.s.view(ctx, true)
+	v, err = l.s.view(ctx, true)
+	return v, l.first && l.least > 0, err
 }
 
 // Next waits until the client gets something that it does not have, by hash, and
@@ -218,7 +226,7 @@ func (l *Listening) Next(ctx context.Context) (*api.Effective, error) {
 	}
 	for {
 		rung := l.s.bell.next()
-		v, err := l.look(ctx)
+		v, old, err := l.look(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -227,9 +235,11 @@ func (l *Listening) Next(ctx context.Context) (*api.Effective, error) {
 		if err != nil {
 			return nil, err
 		}
-		l.first = false
+		l.seen = e.Revision
+		behind := old && e.Revision < l.least // this node has yet to catch up with the one before
+		l.first = l.first && behind
 		l.entry.set(e.Area, l.hash)
-		if e.Changed {
+		if e.Changed && !behind {
 			l.hash = e.Hash
 			l.entry.set(e.Area, e.Hash)
 			l.s.metrics.wakes.Inc()
@@ -245,6 +255,9 @@ func (l *Listening) Next(ctx context.Context) (*api.Effective, error) {
 
 // Hash is what the client has.
 func (l *Listening) Hash() string { return l.hash }
+
+// Revision is the store revision at the last look.
+func (l *Listening) Revision() uint64 { return l.seen }
 
 // Close ends the listening. It is called by the reader.
 func (l *Listening) Close() {

@@ -442,29 +442,77 @@ func TestLongPollAndStream(t *testing.T) {
 	}
 	srv := httptest.NewServer(f.sw.Handler())
 	defer srv.Close()
+	s := f.events(srv.URL, "")
+	s.expect(`"content":"two"`)
+	f.publish("default/app/k", "three")
+	id := s.expect(`"content":"three"`)
+	s.close()
+	// What changed meanwhile comes at once, and only that.
+	s = f.events(srv.URL, id)
+	f.publish("default/app/k", "four")
+	s.expect(`"content":"four"`)
+	s.close()
+	s = f.events(srv.URL, id)
+	id = s.expect(`"content":"four"`)
+	s.close()
+	s = f.events(srv.URL, id)
+	f.publish("default/app/k", "five")
+	s.expect(`"content":"five"`)
+	if strings.Contains(s.seen, "four") {
+		t.Fatalf("a version that the reader has came again: %s", s.seen)
+	}
+	s.close()
+	if s = f.events(srv.URL, "17"); s.res.StatusCode != http.StatusBadRequest {
+		t.Fatal(s.res.Status)
+	}
+	s.close()
+}
+
+// events is an event stream of the group app.
+type events struct {
+	t      *testing.T
+	res    *http.Response
+	seen   string
+	cancel context.CancelFunc
+}
+
+func (f *fixture) events(url, lastID string) *events {
+	f.t.Helper()
 	ctx, cancel := context.WithCancel(f.ctx)
-	defer cancel()
-	req, _ := http.NewRequestWithContext(ctx, "GET", srv.URL+"/v1/warehouse/config/effective/app", nil)
+	f.t.Cleanup(cancel)
+	req, _ := http.NewRequestWithContext(ctx, "GET", url+"/v1/warehouse/config/effective/app", nil)
 	req.Header.Set("Accept", "text/event-stream")
+	if lastID != "" {
+		req.Header.Set("Last-Event-ID", lastID)
+	}
 	res, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
 	f.ok(err)
-	defer func() { _ = res.Body.Close() }()
-	expect := func(text string) {
-		t.Helper()
-		var seen []byte
-		buf := make([]byte, 4096)
-		for !bytes.Contains(seen, []byte(text)) {
-			n, err := res.Body.Read(buf)
-			if err != nil {
-				t.Fatalf("the stream ended before %q: %v", text, err)
-			}
-			seen = append(seen, buf[:n]...)
+	return &events{t: f.t, res: res, cancel: cancel}
+}
+
+// expect reads on until the text has come, and gives the id of that event.
+func (s *events) expect(text string) string {
+	s.t.Helper()
+	buf := make([]byte, 4096)
+	for !strings.Contains(s.seen, text) {
+		n, err := s.res.Body.Read(buf)
+		if err != nil {
+			s.t.Fatalf("the stream ended before %q: %v", text, err)
 		}
+		s.seen += string(buf[:n])
 	}
-	expect(`"content":"two"`)
-	f.publish("default/app/k", "three")
-	expect(`"content":"three"`)
-	cancel()
+	head := s.seen[:strings.Index(s.seen, text)]
+	_, id, ok := strings.Cut(head[strings.LastIndex(head, "id: "):], " ")
+	id, _, _ = strings.Cut(id, "\n")
+	if !ok || id == "" {
+		s.t.Fatalf("an event without an id: %s", s.seen)
+	}
+	return id
+}
+
+func (s *events) close() {
+	s.cancel()
+	_ = s.res.Body.Close()
 }
 
 type settings struct {

@@ -214,6 +214,23 @@ func TestNoQuorum(t *testing.T) {
 	if e, err = l.Next(ctx); err != nil || string(e.Values[0].Bytes) != "v" {
 		t.Fatal(e, err)
 	}
+	// A client that has something newer from another node gets nothing older here.
+	for _, c := range []struct {
+		ahead uint64
+		older bool
+	}{{0, true}, {1, false}} {
+		back, err := s.Listen(ctx, api.EffectiveRequest{Group: "app", Hash: "other", Revision: e.Revision + c.ahead}, conf.Peer{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wait, stop := context.WithTimeout(ctx, 3*time.Second)
+		_, err = back.Next(wait)
+		stop()
+		back.Close()
+		if (err == nil) != c.older {
+			t.Fatalf("ahead by %d: %v", c.ahead, err)
+		}
+	}
 	short, stop := context.WithTimeout(ctx, time.Second)
 	defer stop()
 	_, err = s.Publish(short, api.PublishRequest{Direct: true, WriteRequest: w})

@@ -127,11 +127,17 @@ func contentOf(v *state.View, row *table.Row, which string) (c api.Content, b []
 	if key == nil {
 		return c, nil, missing
 	}
+	b, err = contentAt(v, key)
+	return c, b, err
+}
+
+// contentAt reads bytes that must be there; the slice is the state's.
+func contentAt(v *state.View, key []byte) ([]byte, error) {
 	b, ok := table.Content(v, key)
 	if !ok {
-		return c, nil, damaged(errors.New("conf: a content is missing"))
+		return nil, damaged(errors.New("conf: a content is missing"))
 	}
-	return c, b, nil
+	return b, nil
 }
 
 // maxPage bounds a list page for callers that name no limit, or too great a one.

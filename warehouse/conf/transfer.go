@@ -1,12 +1,9 @@
 package conf
 
 import (
-	"archive/zip"
 	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
-	"io"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -79,8 +76,8 @@ func (s *Service) plan(v *state.View, in *intake, out *api.Outcome) (ops []table
 		if op == nil {
 			continue
 		}
-		if total += int64(len(op.Bytes) + len(op.SchemaBytes)); total > s.cfg.MaxImportBytes {
-			return nil, errs.New(errs.TooLarge, "more than config.max_import_bytes = %d bytes of contents at once; take them in by groups", s.cfg.MaxImportBytes).
+		if total += int64(op.Size()); total > s.cfg.MaxImportBytes {
+			return nil, errs.New(errs.TooLarge, "more than config.max_import_bytes = %d bytes of contents at once; take them in by groups, or without history", s.cfg.MaxImportBytes).
 				With(errs.Detail{Field: "config.max_import_bytes", Limit: itoa(s.cfg.MaxImportBytes) + " bytes"})
 		}
 		ops = append(ops, *op)
@@ -102,18 +99,19 @@ func (s *Service) planOne(v *state.View, in *intake, x *api.Archived) (*table.Op
 	if exists {
 		op.If, did = &row.Revision, "change"
 	}
-	c, err := s.intakeContent(v, row, exists, x, &op)
+	check, err := s.intakeContent(v, row, exists, x, &op)
 	if err != nil {
 		return nil, "", err
 	}
-	op.Content = &c
+	if err := s.intakeParts(in, x, &op, check); err != nil {
+		return nil, "", err
+	}
 	switch {
 	case !exists:
 		return &op, did, nil
 	case in.ifExists == api.IfExistsSkip:
 		return nil, "skip", nil
-	case !in.draft && row.Release != nil && row.Release.Content == c && (x.Description == "" || x.Description == row.Description) &&
-		(op.Schema == nil || row.Schema != nil && *row.Schema == *op.Schema):
+	case !in.draft && holdsAll(row, x, &op):
 		return nil, "same", nil
 	case in.ifExists == api.IfExistsFail:
 		return nil, "", errs.New(errs.AlreadyExists, "it exists already, with another content; if_exists = skip or overwrite says what to do")
@@ -121,36 +119,78 @@ func (s *Service) planOne(v *state.View, in *intake, x *api.Archived) (*table.Op
 	return &op, did, nil
 }
 
-// intakeContent checks a content against the schema that comes with it, else
-// against that of the item.
-func (s *Service) intakeContent(v *state.View, row *table.Row, exists bool, x *api.Archived, op *table.Op) (api.Content, error) {
+// holdsAll tells whether an item has all that would be taken in. Its history is its
+// own.
+func holdsAll(row *table.Row, x *api.Archived, op *table.Op) bool {
+	switch {
+	case op.Content != nil && (row.Release == nil || row.Release.Content != *op.Content):
+		return false
+	case x.Description != "" && x.Description != row.Description, op.ReadOnly != nil && !row.ReadOnly:
+		return false
+	case op.Schema != nil && (row.Schema == nil || *row.Schema != *op.Schema):
+		return false
+	}
+	for i := range op.Parts {
+		p := &op.Parts[i]
+		switch p.Kind {
+		case api.PartDraft:
+			if row.Draft == nil || row.Draft.Content != *p.Content {
+				return false
+			}
+		case api.PartScheduled:
+			if row.Scheduled == nil || row.Scheduled.Content != *p.Content || !row.Scheduled.At.Equal(*p.At) {
+				return false
+			}
+		case api.PartGray:
+			at := slices.IndexFunc(row.Gray, func(g api.Gray) bool { return g.Name == p.Name })
+			if at < 0 || row.Gray[at].Content != *p.Content || row.Gray[at].Priority != p.Priority || !reflect.DeepEqual(row.Gray[at].Rule, *p.Rule) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// checker checks one more content of the item that is being taken in.
+type checker func(typ string, b []byte) (api.Content, error)
+
+// intakeContent checks what is to be published against the schema that comes with
+// it, else against that of the item, and gives how to check the rest.
+func (s *Service) intakeContent(v *state.View, row *table.Row, exists bool, x *api.Archived, op *table.Op) (checker, error) {
 	if x.Description != "" {
 		if err := checkText("description", x.Description); err != nil {
-			return api.Content{}, err
+			return nil, err
 		}
 		op.Description = &x.Description
 	}
-	if x.Schema == "" {
-		return s.prepareAt(v, x.Address, x.Type, x.Bytes)
+	check := func(typ string, b []byte) (api.Content, error) { return s.prepareAt(v, x.Address, typ, b) }
+	if x.Schema != "" {
+		op.SchemaBytes = []byte(x.Schema)
+		op.Schema = &api.Content{Type: api.JSON, Size: len(op.SchemaBytes), Hash: hashOf(api.JSON, op.SchemaBytes)}
+		if len(op.SchemaBytes) > api.MaxSchema {
+			return nil, errs.Invalid("schema", len(op.SchemaBytes), "at most "+itoa(api.MaxSchema)+" bytes")
+		}
+		schema, err := compile(op.SchemaBytes)
+		if err != nil {
+			return nil, err
+		}
+		check = func(typ string, b []byte) (api.Content, error) {
+			if typ == "" {
+				typ = typeOf(x.Key)
+			}
+			c, err := s.describe(typ, b)
+			if err != nil {
+				return c, err
+			}
+			return c, s.checkWith(v, x.Address, c, b, schema)
+		}
 	}
-	op.SchemaBytes = []byte(x.Schema)
-	op.Schema = &api.Content{Type: api.JSON, Size: len(op.SchemaBytes), Hash: hashOf(api.JSON, op.SchemaBytes)}
-	if len(op.SchemaBytes) > api.MaxSchema {
-		return api.Content{}, errs.Invalid("schema", len(op.SchemaBytes), "at most "+itoa(api.MaxSchema)+" bytes")
+	if x.Unpublished {
+		return check, nil
 	}
-	schema, err := compile(op.SchemaBytes)
-	if err != nil {
-		return api.Content{}, err
-	}
-	typ := x.Type
-	if typ == "" {
-		typ = typeOf(x.Key)
-	}
-	c, err := s.describe(typ, x.Bytes)
-	if err != nil {
-		return c, err
-	}
-	return c, s.checkWith(v, x.Address, c, x.Bytes, schema)
+	c, err := check(x.Type, x.Bytes)
+	op.Content = &c
+	return check, err
 }
 
 // Clone copies what is released in one group to another group or area.
@@ -228,303 +268,22 @@ func (s *Service) released(v *state.View, area, group string) (list []api.Archiv
 	return list, err
 }
 
+// archived gives an item as an archive holds it, without its parts.
 func archived(v *state.View, row *table.Row) (x api.Archived, err error) {
-	x = api.Archived{Address: row.Address, Type: row.Release.Type, Description: row.Description}
-	b, ok := table.Content(v, table.ReleaseKey(row.ID, row.Release.Number))
-	if !ok {
-		return x, damaged(errors.New("conf: a release is missing"))
+	x = api.Archived{Address: row.Address, Description: row.Description, Unpublished: row.Release == nil}
+	if row.Release != nil {
+		b, err := contentAt(v, table.ReleaseKey(row.ID, row.Release.Number))
+		if err != nil {
+			return x, err
+		}
+		x.Type, x.Bytes = row.Release.Type, bytes.Clone(b)
 	}
-	x.Bytes = bytes.Clone(b)
 	if row.Schema != nil {
-		if b, ok = table.Content(v, table.SlotKey(row.ID, table.SlotSchema)); !ok {
-			return x, damaged(errors.New("conf: a schema is missing"))
+		b, err := contentAt(v, table.SlotKey(row.ID, table.SlotSchema))
+		if err != nil {
+			return x, err
 		}
 		x.Schema = string(b)
 	}
 	return x, nil
-}
-
-// Compare compares two groups key by key.
-func (s *Service) Compare(ctx context.Context, r api.CompareRequest) (*api.Comparison, error) {
-	for _, c := range []struct{ field, area, groupField, group string }{
-		{"left_area", r.LeftArea, "left_group", r.LeftGroup}, {"right_area", r.RightArea, "right_group", r.RightGroup},
-	} {
-		if err := areasapi.CheckName(c.field, c.area); err != nil {
-			return nil, err
-		}
-		if err := api.CheckGroup(c.groupField, c.group); err != nil {
-			return nil, err
-		}
-	}
-	v, err := s.view(ctx, r.Stale)
-	if err != nil {
-		return nil, err
-	}
-	defer v.Release()
-	left, err := s.side(v, r.LeftArea, r.LeftGroup, r.Effective)
-	if err != nil {
-		return nil, err
-	}
-	right, err := s.side(v, r.RightArea, r.RightGroup, r.Effective)
-	if err != nil {
-		return nil, err
-	}
-	out := &api.Comparison{Same: true, Keys: []api.Compared{}}
-	for len(left) > 0 || len(right) > 0 {
-		switch {
-		case len(right) == 0 || len(left) > 0 && left[0].Key < right[0].Key:
-			out.Keys = append(out.Keys, api.Compared{Key: left[0].Key, Status: "left", LeftHash: left[0].Hash})
-			left = left[1:]
-		case len(left) == 0 || right[0].Key < left[0].Key:
-			out.Keys = append(out.Keys, api.Compared{Key: right[0].Key, Status: "right", RightHash: right[0].Hash})
-			right = right[1:]
-		default:
-			out.Keys = append(out.Keys, compared(&r, &left[0], &right[0]))
-			left, right = left[1:], right[1:]
-		}
-		out.Same = out.Same && out.Keys[len(out.Keys)-1].Status == "same"
-	}
-	return out, nil
-}
-
-func compared(r *api.CompareRequest, a, b *api.Value) api.Compared {
-	c := api.Compared{Key: a.Key, Status: "same", LeftHash: a.Hash, RightHash: b.Hash}
-	if a.Hash != b.Hash {
-		c.Status = "differs"
-		if r.Diff && !api.Hidden(a.Key) {
-			c.Unified = unified(r.LeftArea+"/"+r.LeftGroup+"/"+a.Key, r.RightArea+"/"+r.RightGroup+"/"+b.Key, a.Type, b.Type, a.Bytes, b.Bytes)
-		}
-	}
-	return c
-}
-
-// side gives one side of a comparison in the order of keys.
-func (s *Service) side(v *state.View, area, group string, effective bool) ([]api.Value, error) {
-	d := newReading(v, &api.Client{})
-	if _, ok := d.tree.Get(area); !ok {
-		return nil, errs.New(errs.NotFound, "area: there is no area named %q", area).With(errs.Detail{Field: "area", Value: area})
-	}
-	if effective {
-		e, err := d.evaluate(area, d.all(area, group), true)
-		return e.values, damaged(err)
-	}
-	list, err := s.released(v, area, group)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]api.Value, len(list))
-	for i := range list {
-		out[i] = api.Value{Key: list[i].Key, Type: list[i].Type, Bytes: list[i].Bytes, Hash: hashOf(list[i].Type, list[i].Bytes)}
-	}
-	return out, nil
-}
-
-// Export calls fn with what is published, item by item, hidden ones too: of one
-// group, of an area, or all. Each is as it is when its turn comes.
-func (s *Service) Export(ctx context.Context, r api.ExportRequest, fn func(api.Archived) error) error {
-	prefix, err := prefixOf(r.Area, r.Group, "")
-	if err != nil {
-		return err
-	}
-	v, err := s.view(ctx, false)
-	if err != nil {
-		return err
-	}
-	var list []api.Address
-	indexOf(v).Ascend(prefix, func(k string, row *table.Row) bool {
-		if !strings.HasPrefix(k, prefix) {
-			return false
-		}
-		if row.Release != nil {
-			list = append(list, row.Address)
-		}
-		return true
-	})
-	v.Release()
-	for _, a := range list {
-		x, ok, err := s.exported(ctx, a)
-		if err == nil && ok {
-			err = fn(x)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (s *Service) exported(ctx context.Context, a api.Address) (x api.Archived, ok bool, err error) {
-	v, err := s.view(ctx, true)
-	if err != nil {
-		return x, false, err
-	}
-	defer v.Release()
-	row, ok := indexOf(v).Item(a)
-	if !ok || row.Release == nil {
-		return x, false, nil
-	}
-	x, err = archived(v, row)
-	return x, err == nil, err
-}
-
-// ManifestName is the file of an archive that says what the files' names do not.
-const ManifestName = "nekoq.json"
-
-// manifest is its content. An archive without one is taken in too.
-type manifest struct {
-	Items []api.Archived `json:"items"`
-}
-
-// WriteArchive writes an export as a zip file: area/group/key, and a manifest.
-func (s *Service) WriteArchive(ctx context.Context, r api.ExportRequest, w io.Writer) error {
-	z := zip.NewWriter(w)
-	m := manifest{Items: []api.Archived{}}
-	err := s.Export(ctx, r, func(x api.Archived) error {
-		f, err := z.Create(x.Path())
-		if err != nil {
-			return err
-		}
-		if _, err := f.Write(x.Bytes); err != nil {
-			return err
-		}
-		x.Bytes = nil
-		m.Items = append(m.Items, x)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	f, err := z.Create(ManifestName)
-	if err != nil {
-		return err
-	}
-	enc := json.NewEncoder(f)
-	enc.SetIndent("", "  ")
-	if err := enc.Encode(m); err != nil {
-		return err
-	}
-	return z.Close()
-}
-
-// Import takes a zip file in: area/group/key, or group/key with r.Area, or key with
-// r.Area and r.Group. What r names takes the place of what the path says. All of it
-// is taken in, or nothing.
-func (s *Service) Import(ctx context.Context, r api.ImportRequest) (*api.Outcome, error) {
-	if r.Area != "" {
-		if err := areasapi.CheckName("area", r.Area); err != nil {
-			return nil, err
-		}
-	}
-	if r.Group != "" {
-		if err := api.CheckGroup("group", r.Group); err != nil {
-			return nil, err
-		}
-	}
-	list, err := s.unpack(&r)
-	if err != nil {
-		return nil, err
-	}
-	return s.takeIn(ctx, intake{list: list, ifExists: r.IfExists, draft: r.Draft, dryRun: r.DryRun, comment: r.Comment, by: api.ByImport})
-}
-
-func badArchive(format string, args ...any) error {
-	return errs.New(errs.InvalidArgument, "archive: "+format, args...).With(errs.Detail{Field: "archive", Limit: "a zip file of area/group/key"})
-}
-
-func (s *Service) unpack(r *api.ImportRequest) ([]api.Archived, error) {
-	z, err := zip.NewReader(bytes.NewReader(r.Archive), int64(len(r.Archive)))
-	if err != nil {
-		return nil, badArchive("it is not a zip file: %s", err)
-	}
-	if len(z.File) > 2*maxIntake {
-		return nil, badArchive("it has %d files; the limit is %d", len(z.File), maxIntake)
-	}
-	room := s.cfg.MaxImportBytes + 1<<20 // and some for the manifest
-	var list []api.Archived
-	var m manifest
-	for _, f := range z.File {
-		name := f.Name
-		if strings.HasSuffix(name, "/") || strings.HasPrefix(name, "__MACOSX/") || strings.HasSuffix(name, ".DS_Store") {
-			continue
-		}
-		b, err := readEntry(f, room)
-		if err != nil {
-			return nil, err
-		}
-		room -= int64(len(b))
-		if name == ManifestName {
-			if err := json.Unmarshal(b, &m); err != nil {
-				return nil, badArchive("%s cannot be read: %s", ManifestName, err)
-			}
-			continue
-		}
-		a, err := place(r, name)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, api.Archived{Address: a, Description: name, Bytes: b})
-	}
-	return describeAll(list, m), nil
-}
-
-func readEntry(f *zip.File, room int64) ([]byte, error) {
-	rc, err := f.Open()
-	if err != nil {
-		return nil, badArchive("%s cannot be read: %s", f.Name, err)
-	}
-	defer func() { _ = rc.Close() }()
-	b, err := io.ReadAll(io.LimitReader(rc, room+1))
-	if err != nil {
-		return nil, badArchive("%s cannot be read: %s", f.Name, err)
-	}
-	if int64(len(b)) > room {
-		return nil, errs.New(errs.TooLarge, "archive: unpacked it is larger than config.max_import_bytes").
-			With(errs.Detail{Field: "config.max_import_bytes"})
-	}
-	return b, nil
-}
-
-// place gives the address of a file.
-func place(r *api.ImportRequest, name string) (a api.Address, err error) {
-	parts := strings.Split(name, "/")
-	least := 3
-	if r.Area != "" {
-		if least = 2; r.Group != "" {
-			least = 1
-		}
-	}
-	if len(parts) < least || len(parts) > 3 {
-		return a, badArchive("%q is not where an item can stand: want area/group/key, or group/key with an area, or key with an area and a group", name)
-	}
-	a.Key = parts[len(parts)-1]
-	if len(parts) > 1 {
-		a.Group = parts[len(parts)-2]
-	}
-	if len(parts) > 2 {
-		a.Area = parts[0]
-	}
-	if r.Area != "" {
-		a.Area = r.Area
-	}
-	if r.Group != "" {
-		a.Group = r.Group
-	}
-	return a, nil
-}
-
-// describeAll adds what the manifest says to the files. Description holds the
-// file's name until then.
-func describeAll(list []api.Archived, m manifest) []api.Archived {
-	by := map[string]*api.Archived{}
-	for i := range m.Items {
-		by[m.Items[i].Path()] = &m.Items[i]
-	}
-	for i := range list {
-		x := by[list[i].Description]
-		list[i].Description = ""
-		if x != nil {
-			list[i].Type, list[i].Description, list[i].Schema = x.Type, x.Description, x.Schema
-		}
-	}
-	return list
 }

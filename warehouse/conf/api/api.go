@@ -154,9 +154,10 @@ type Release struct {
 	Number uint64 `json:"number" doc:"Counts the releases of the item from 1."`
 	Content
 	Stamp
-	By   string `json:"by" enum:"publish,schedule,rollback,promote,import,clone,delete" doc:"How it came about."`
-	From uint64 `json:"from,omitempty" doc:"rollback: the release whose content came back."`
-	Gray string `json:"gray,omitempty" doc:"promote: the gray release that it was."`
+	By       string `json:"by" enum:"publish,schedule,rollback,promote,import,clone,delete" doc:"How it came about."`
+	From     uint64 `json:"from,omitempty" doc:"rollback: the release whose content came back."`
+	Gray     string `json:"gray,omitempty" doc:"promote: the gray release that it was."`
+	Imported bool   `json:"imported,omitempty" doc:"It came with an import: who, when and why are what the archive says."`
 }
 
 // Draft is a content that nobody sees before it is published.
@@ -355,21 +356,6 @@ type Outcome struct {
 	Steps    []Step `json:"steps" doc:"Item by item."`
 }
 
-// ExportRequest names what to export.
-type ExportRequest struct {
-	Area  string `json:"area,omitempty"`
-	Group string `json:"group,omitempty"`
-}
-
-// Archived is one item in an archive.
-type Archived struct {
-	Address
-	Type        string `json:"type"`
-	Description string `json:"description,omitempty"`
-	Schema      string `json:"schema,omitempty"`
-	Bytes       []byte `json:"content,omitempty"`
-}
-
 // CompareRequest compares two groups key by key.
 type CompareRequest struct {
 	LeftArea   string `json:"left_area"`
@@ -398,16 +384,18 @@ type Comparison struct {
 
 // EffectiveRequest asks for what a client gets: all keys of a group, or Key alone.
 // Area empty takes the area of the first scope that fits the client. With Hash,
-// what the client has, values come only when they differ.
+// what the client has, values come only when they differ. With Revision, that of
+// what the client has, a listener is given nothing older by a node that lags.
 type EffectiveRequest struct {
-	Area   string            `json:"area,omitempty"`
-	Group  string            `json:"group"`
-	Key    string            `json:"key,omitempty"`
-	Client string            `json:"client,omitempty"`
-	IP     string            `json:"ip,omitempty"`
-	Labels map[string]string `json:"labels,omitempty"`
-	Hash   string            `json:"hash,omitempty"`
-	Stale  bool              `json:"stale,omitempty"`
+	Area     string            `json:"area,omitempty"`
+	Group    string            `json:"group"`
+	Key      string            `json:"key,omitempty"`
+	Client   string            `json:"client,omitempty"`
+	IP       string            `json:"ip,omitempty"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Hash     string            `json:"hash,omitempty"`
+	Revision uint64            `json:"revision,omitempty"`
+	Stale    bool              `json:"stale,omitempty"`
 }
 
 // Origin says where an effective value comes from.
@@ -429,13 +417,16 @@ type Value struct {
 	Problems []string `json:"problems,omitempty"` // references that could not be resolved and stand as they are
 }
 
-// Effective is what a client gets. Hash changes exactly when a value does.
+// Effective is what a client gets. Hash changes exactly when a value does; Revision
+// is that of the last change of items, groups, scopes or areas, which need not
+// concern the client.
 type Effective struct {
-	Area    string  `json:"area"`
-	Group   string  `json:"group"`
-	Hash    string  `json:"hash"`
-	Changed bool    `json:"changed"` // false: the client has it already, and Values is empty
-	Values  []Value `json:"values,omitempty"`
+	Area     string  `json:"area"`
+	Group    string  `json:"group"`
+	Hash     string  `json:"hash"`
+	Revision uint64  `json:"revision"`
+	Changed  bool    `json:"changed"` // false: the client has it already, and Values is empty
+	Values   []Value `json:"values,omitempty"`
 	// Part and Parts number the messages of a stream's one update, from 1.
 	Part  int `json:"part,omitempty"`
 	Parts int `json:"parts,omitempty"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -29,15 +30,16 @@ type valueBody struct {
 
 // effectiveBody is what a client gets.
 type effectiveBody struct {
-	Area    string      `json:"area" doc:"Area: the one asked for, or that of the scope."`
-	Group   string      `json:"group" doc:"Group."`
-	Hash    string      `json:"hash" doc:"The version: it changes exactly when a value does."`
-	Changed bool        `json:"changed" doc:"False when the client has this version; there are no values then."`
-	Values  []valueBody `json:"values,omitempty" doc:"Values in the order of their keys."`
+	Area     string      `json:"area" doc:"Area: the one asked for, or that of the scope."`
+	Group    string      `json:"group" doc:"Group."`
+	Hash     string      `json:"hash" doc:"The version: it changes exactly when a value does."`
+	Revision uint64      `json:"revision" doc:"Store revision of the last change of items, groups, scopes or areas, whether it concerned this client or not."`
+	Changed  bool        `json:"changed" doc:"False when the client has this version; there are no values then."`
+	Values   []valueBody `json:"values,omitempty" doc:"Values in the order of their keys."`
 }
 
 func effectiveOf(e *api.Effective) effectiveBody {
-	out := effectiveBody{Area: e.Area, Group: e.Group, Hash: e.Hash, Changed: e.Changed}
+	out := effectiveBody{Area: e.Area, Group: e.Group, Hash: e.Hash, Revision: e.Revision, Changed: e.Changed}
 	for i := range e.Values {
 		v := &e.Values[i]
 		out.Values = append(out.Values, valueBody{v.Key, v.Type, string(v.Bytes), v.Hash, v.Revision, v.Origin, v.Problems})
@@ -67,7 +69,8 @@ func (d *door) clients(s *httpapi.Server) {
 		return p
 	}
 	const how = "Values come from the area and those above it, from the group, those that it quotes and the group global, with gray releases and references resolved. " +
-		"Keys that begin with _ are not among them. With hash and wait it is a long poll; with Accept: text/event-stream, a stream of changes."
+		"Keys that begin with _ are not among them. With hash and wait it is a long poll; with Accept: text/event-stream, a stream of changes, " +
+		"whose event ids resume it on any node when they come back as Last-Event-ID."
 	access := httpapi.OnFunc(auth.Read, func(c *gin.Context) auth.Resource {
 		return conf.Resource(c.Query("area"), httpapi.Param(c, "group"), httpapi.Param(c, "key"))
 	})
@@ -150,7 +153,7 @@ func (d *door) answerEffective(c *gin.Context) error {
 			return err
 		}
 		if timedOut {
-			e = &api.Effective{Area: r.Area, Group: r.Group, Hash: l.Hash()}
+			e = &api.Effective{Area: r.Area, Group: r.Group, Hash: l.Hash(), Revision: l.Revision()}
 		}
 	}
 	if r.Key != "" && r.Hash == "" && wait.For == 0 && len(e.Values) == 0 {
@@ -160,10 +163,34 @@ func (d *door) answerEffective(c *gin.Context) error {
 	return nil
 }
 
+// markOf is the id of an event: the version that the reader then has, and its
+// revision.
+func markOf(e *api.Effective) string {
+	return strconv.FormatUint(e.Revision, 10) + "." + e.Hash
+}
+
+// resume reads it back from Last-Event-ID, which goes before ?hash=.
+func resume(c *gin.Context, r *api.EffectiveRequest) error {
+	v := c.GetHeader("Last-Event-ID")
+	if v == "" {
+		return nil
+	}
+	revision, hash, ok := strings.Cut(v, ".")
+	n, err := strconv.ParseUint(revision, 10, 64)
+	if !ok || err != nil || hash == "" {
+		return errs.Invalid("Last-Event-ID", v, "the id of an event of this stream, REVISION.HASH")
+	}
+	r.Revision, r.Hash = n, hash
+	return nil
+}
+
 // stream sends every version as one event.
 func (d *door) stream(c *gin.Context, r api.EffectiveRequest, peer conf.Peer) error {
 	if v, ok := c.GetQuery("wait"); ok {
 		return errs.Invalid("wait", v, "no wait together with Accept: text/event-stream")
+	}
+	if err := resume(c, &r); err != nil {
+		return err
 	}
 	l, err := d.svc.Listen(c.Request.Context(), r, peer)
 	if err != nil {
@@ -179,7 +206,7 @@ func (d *door) stream(c *gin.Context, r api.EffectiveRequest, peer conf.Peer) er
 		if err != nil {
 			return nil, err
 		}
-		return []httpapi.Event{{Type: "config", Data: b}}, nil
+		return []httpapi.Event{{Mark: markOf(e), Type: "config", Data: b}}, nil
 	})
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/gin-gonic/gin"
@@ -124,8 +126,11 @@ func (d *door) archives(s *httpapi.Server) {
 	in.Responses = map[string]*huma.Response{"200": httpapi.JSON[api.Outcome](s, "What was done with each item")}
 	httpapi.Raw(s, in, filtered(auth.Admin), d.takeIn, httpapi.MaxBody(d.svc.Config().MaxImportBytes+1<<20))
 
-	out := op("export", http.MethodGet, base+"/export", "Export as an archive", "A zip file of area/group/key with what is published, and a manifest.")
-	out.Parameters = []*huma.Param{query("area", "string", "Only this area."), query("group", "string", "Only this group; needs area.")}
+	out := op("export", http.MethodGet, base+"/export", "Export as an archive", "A zip file of area/group/key with what is published, and a manifest. All of it is as of one store revision, which the manifest names; with=drafts,gray,history adds those, and an import takes them in again.")
+	out.Parameters = []*huma.Param{
+		query("area", "string", "Only this area."), query("group", "string", "Only this group; needs area."),
+		query("with", "string", "What to add to what is published: drafts (and what is scheduled), gray, history; several with commas."),
+	}
 	out.Responses = map[string]*huma.Response{"200": {Description: "The archive", Content: map[string]*huma.MediaType{zipType: {Schema: &huma.Schema{Type: "string", Format: "binary"}}}}}
 	httpapi.Raw(s, out, filtered(auth.Admin), d.export)
 }
@@ -161,10 +166,16 @@ func (d *door) takeIn(c *gin.Context) {
 }
 
 // export begins the answer with the first bytes, so that what is refused before
-// them is still a problem.
+// them is still a problem. A reader that is too slow for one write is cut off: the
+// view that is read from must not stay open for it.
 func (d *door) export(c *gin.Context) {
 	w := &late{c: c}
-	err := d.svc.WriteArchive(c.Request.Context(), api.ExportRequest{Area: c.Query("area"), Group: c.Query("group")}, w)
+	defer func() { _ = http.NewResponseController(c.Writer).SetWriteDeadline(time.Time{}) }()
+	r := api.ExportRequest{Area: c.Query("area"), Group: c.Query("group")}
+	if v := c.Query("with"); v != "" {
+		r.With = strings.Split(v, ",")
+	}
+	err := d.svc.WriteArchive(c.Request.Context(), r, w)
 	switch {
 	case err == nil:
 	case !w.begun:
@@ -174,6 +185,9 @@ func (d *door) export(c *gin.Context) {
 		panic(http.ErrAbortHandler) // half an archive must not look whole
 	}
 }
+
+// exportWriteTimeout is the longest time that one write of an export may take.
+const exportWriteTimeout = 10 * time.Second
 
 type late struct {
 	c     *gin.Context
@@ -188,6 +202,7 @@ func (w *late) Write(b []byte) (int, error) {
 		h.Set("Content-Disposition", `attachment; filename="nekoq-config.zip"`)
 		w.c.Writer.WriteHeader(http.StatusOK)
 	}
+	_ = http.NewResponseController(w.c.Writer).SetWriteDeadline(time.Now().Add(exportWriteTimeout))
 	n, err := w.c.Writer.Write(b)
 	if err != nil {
 		return n, errors.Join(errs.New(errs.Canceled, "the reader is gone"), err)

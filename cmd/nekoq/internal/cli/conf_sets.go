@@ -3,7 +3,6 @@ package cli
 import (
 	"archive/zip"
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -391,67 +390,67 @@ func readArchive(path string) ([]byte, error) {
 }
 
 func (a *app) confExport() *cobra.Command {
-	var area, group string
+	var r client.ConfExport
 	cmd := &cobra.Command{
 		Use: "export FOLDER|FILE.zip", Short: "Export what is published into a folder or a zip file", Args: cobra.ExactArgs(1),
-		Long: "Export what is published, hidden keys too, as AREA/GROUP/KEY and the manifest nekoq.json: into a zip file when the name ends so, else into a folder.",
+		Long: `Export what is published, hidden keys too, as AREA/GROUP/KEY and the manifest nekoq.json: into a zip file when the name ends so, else into a folder.
+All of it is as of one revision. --with adds drafts (and what is scheduled), gray releases and history, which an import takes in again.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.connected(func(b Backend) error {
-				var all []client.ConfArchived
-				if err := b.Conf().Export(cmd.Context(), area, group, func(x client.ConfArchived) error {
-					all = append(all, x)
-					return x.Check() // names become paths
+				var files []client.ConfFile
+				about := client.ConfManifest{Items: []client.ConfArchived{}}
+				if err := b.Conf().Export(cmd.Context(), r, func(x client.ConfArchived) error {
+					if err := x.Check(); err != nil { // names become paths
+						return err
+					}
+					files = append(files, x.Files()...)
+					about.Add(x)
+					return nil
 				}); err != nil {
 					return err
 				}
-				if err := writeArchive(args[0], all); err != nil {
+				text, err := json.MarshalIndent(about, "", "  ")
+				if err != nil {
 					return err
 				}
-				return a.emit(map[string]any{"items": len(all), "to": args[0]}, func(t *table) {
-					t.row(fmt.Sprintf("%d items to %s", len(all), args[0]))
+				if err := writeArchive(args[0], append(files, client.ConfFile{Name: manifestName, Bytes: text})); err != nil {
+					return err
+				}
+				return a.emit(map[string]any{"items": len(about.Items), "to": args[0], "revision": about.Revision}, func(t *table) {
+					t.row(fmt.Sprintf("%d items as of revision %d to %s", len(about.Items), about.Revision, args[0]))
 				})
 			})
 		},
 	}
-	cmd.Flags().StringVar(&area, "area", "", "only this area")
-	cmd.Flags().StringVar(&group, "group", "", "only this group; needs --area")
+	cmd.Flags().StringVar(&r.Area, "area", "", "only this area")
+	cmd.Flags().StringVar(&r.Group, "group", "", "only this group; needs --area")
+	cmd.Flags().StringSliceVar(&r.With, "with", nil, "what to add: drafts, gray, history")
 	return cmd
 }
 
+const manifestName = "nekoq.json"
+
 // writeArchive writes a zip file or a folder.
-func writeArchive(path string, all []client.ConfArchived) error {
-	manifest := struct {
-		Items []client.ConfArchived `json:"items"`
-	}{Items: slices.Clone(all)}
-	for i := range manifest.Items {
-		manifest.Items[i].Bytes = nil
-	}
-	about, err := json.MarshalIndent(manifest, "", "  ")
-	if err != nil {
-		return err
-	}
-	const manifestName = "nekoq.json"
+func writeArchive(path string, files []client.ConfFile) error {
 	if strings.HasSuffix(path, ".zip") {
 		var buf bytes.Buffer
 		z := zip.NewWriter(&buf)
-		add := func(name string, b []byte) {
-			f, e := z.Create(name)
-			if e == nil {
-				_, e = f.Write(b)
+		for _, x := range files {
+			f, err := z.Create(x.Name)
+			if err != nil {
+				return err
 			}
-			err = cmp.Or(err, e)
+			if _, err := f.Write(x.Bytes); err != nil {
+				return err
+			}
 		}
-		for _, x := range all {
-			add(x.Path(), x.Bytes)
-		}
-		add(manifestName, about)
-		if err = cmp.Or(err, z.Close()); err != nil {
+		if err := z.Close(); err != nil {
 			return err
 		}
 		return os.WriteFile(path, buf.Bytes(), 0o600)
 	}
-	for _, x := range all {
-		file := filepath.Join(path, x.Area, x.Group, x.Key)
+	for _, x := range files {
+		file := filepath.Join(path, filepath.FromSlash(x.Name))
 		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 			return err
 		}
@@ -459,8 +458,5 @@ func writeArchive(path string, all []client.ConfArchived) error {
 			return err
 		}
 	}
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(path, manifestName), about, 0o600)
+	return nil
 }

@@ -115,7 +115,7 @@ func TestConfCommands(t *testing.T) {
 	s.has("conf publish eu/copy/app.yaml port:91")
 	s.has("conf compare default/shop eu/copy --diff", "app.yaml differs", "-port:90", "+port:91")
 	out := filepath.Join(dir, "out")
-	s.has("conf export "+out, "3 items to")
+	s.has("conf export "+out, "3 items as of revision")
 	b, err := os.ReadFile(filepath.Join(out, "eu", "copy", "app.yaml"))
 	require.NoError(t, err)
 	require.Equal(t, "port:91", string(b))

@@ -26,6 +26,7 @@ const (
 	DoGray        Verb = "gray"
 	DoGrayDrop    Verb = "gray_drop"
 	DoGrayPromote Verb = "gray_promote"
+	DoTakeIn      Verb = "take_in" // an item of an archive with its parts; Number is the release that is published
 )
 
 // Op changes one item.
@@ -47,6 +48,8 @@ type Op struct {
 	Priority int       `json:"priority,omitempty"`
 	Rule     *api.Rule `json:"rule,omitempty"`
 
+	Parts []Part `json:"parts,omitempty"` // their bytes follow those of Schema
+
 	Bytes       []byte `json:"-"`
 	SchemaBytes []byte `json:"-"`
 }
@@ -60,15 +63,27 @@ func (b Batch) Encode() []byte {
 	head := Encode(b)
 	n := len(head) + binary.MaxVarintLen32
 	for i := range b {
-		n += len(b[i].Bytes) + len(b[i].SchemaBytes)
+		n += b[i].Size()
 	}
 	out := binary.AppendUvarint(make([]byte, 0, n), uint64(len(head)))
 	out = append(out, head...)
 	for i := range b {
 		out = append(out, b[i].Bytes...)
 		out = append(out, b[i].SchemaBytes...)
+		for j := range b[i].Parts {
+			out = append(out, b[i].Parts[j].Bytes...)
+		}
 	}
 	return out
+}
+
+// Size is how many bytes of contents an op brings.
+func (o *Op) Size() int {
+	n := len(o.Bytes) + len(o.SchemaBytes)
+	for i := range o.Parts {
+		n += len(o.Parts[i].Bytes)
+	}
+	return n
 }
 
 var errBatch = errors.New("conf: a batch is cut short")
@@ -97,6 +112,9 @@ func decodeBatch(p []byte) (b Batch, err error) {
 	for i := range b {
 		b[i].Bytes = take(b[i].Content)
 		b[i].SchemaBytes = take(b[i].Schema)
+		for j := range b[i].Parts {
+			b[i].Parts[j].Bytes = take(b[i].Parts[j].Content)
+		}
 	}
 	if err == nil && len(rest) > 0 {
 		err = fmt.Errorf("conf: %d bytes after a batch", len(rest))

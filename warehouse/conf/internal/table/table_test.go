@@ -363,7 +363,7 @@ func TestGroupsScopesAndReports(t *testing.T) {
 
 func TestReplay(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
-	verbs := []Verb{DoDraft, DoDraft, DoPublish, DoPublish, DoDiscard, DoSchedule, DoUnschedule, DoFire, DoRollback, DoDelete, DoSettings, DoGray, DoGrayDrop, DoGrayPromote}
+	verbs := []Verb{DoDraft, DoDraft, DoPublish, DoPublish, DoDiscard, DoSchedule, DoUnschedule, DoFire, DoRollback, DoDelete, DoSettings, DoGray, DoGrayDrop, DoGrayPromote, DoTakeIn}
 	var cmds []command.Command
 	for i := range 400 {
 		now := time.Unix(int64(i), 0).UTC()
@@ -395,6 +395,17 @@ func TestReplay(t *testing.T) {
 				}
 				if o.Do == DoRollback {
 					o.Number = uint64(1 + r.IntN(4))
+				}
+				if o.Do == DoTakeIn {
+					c, bytes := text(fmt.Sprint("p", r.IntN(5)))
+					o.Number = 2
+					o.Parts = []Part{
+						{Kind: api.PartHistory, Content: c, Bytes: bytes, Release: &api.Release{Number: uint64(1 + r.IntN(2)), By: api.ByPublish, Stamp: api.Stamp{Time: now, Actor: "x"}}},
+						{Kind: api.PartHistory, Release: &api.Release{Number: 7, By: api.ByDelete, Stamp: api.Stamp{Time: now, Actor: "x"}}},
+						{Kind: api.PartDraft, Content: c, Bytes: bytes},
+						{Kind: api.PartScheduled, Content: c, Bytes: bytes, At: &at},
+						{Kind: api.PartGray, Content: c, Bytes: bytes, Name: "g1", Rule: &api.Rule{Percent: 5}},
+					}
 				}
 				if r.IntN(3) > 0 {
 					o.Content, o.Bytes = text(fmt.Sprint("c", r.IntN(5)))

@@ -144,7 +144,7 @@ func checkCondition(o *Op, row *Row, live bool) error {
 // revive makes the row of an item that is not there, where the verb brings a
 // content; a deleted item keeps its id and its numbers.
 func (w *writer) revive(o *Op, old Row, known bool) (Row, error) {
-	brings := o.Content != nil && (o.Do == DoDraft || o.Do == DoPublish || o.Do == DoSchedule || o.Do == DoGray)
+	brings := o.Content != nil && (o.Do == DoDraft || o.Do == DoPublish || o.Do == DoSchedule || o.Do == DoGray) || o.Do == DoTakeIn
 	if !brings && !(known && o.Do == DoRollback) {
 		return old, NotFound(o.Address)
 	}
@@ -164,6 +164,9 @@ func (w *writer) revive(o *Op, old Row, known bool) (Row, error) {
 func (w *writer) do(o *Op, row *Row) error {
 	if o.Do == DoDraft && o.Content == nil || o.Do == DoSchedule && o.At == nil {
 		return fmt.Errorf("conf: the verb %q without what it needs", o.Do)
+	}
+	if err := checkParts(o); err != nil {
+		return err
 	}
 	switch o.Do {
 	case DoDraft:
@@ -195,6 +198,8 @@ func (w *writer) do(o *Op, row *Row) error {
 		return w.gray(o, row)
 	case DoGrayDrop, DoGrayPromote:
 		return w.endGray(o, row)
+	case DoTakeIn:
+		return w.takeIn(o, row)
 	default:
 		return fmt.Errorf("conf: the unknown verb %q", o.Do)
 	}
@@ -402,8 +407,7 @@ func (w *writer) gray(o *Op, row *Row) error {
 		g = row.Gray[at]
 	} else {
 		if len(row.Gray) >= api.MaxGray {
-			return errs.New(errs.Exhausted, "the item %s has %d gray releases, and that is the limit; promote or drop one", o.Path(), len(row.Gray)).
-				With(errs.Detail{Field: "gray", Value: o.Gray, Limit: strconv.Itoa(api.MaxGray)})
+			return tooManyGray(o, len(row.Gray))
 		}
 		if o.Content == nil || o.Rule == nil {
 			return errs.New(errs.InvalidArgument, "gray: the item %s has no gray release %q; a new one needs a rule and a content", o.Path(), o.Gray).

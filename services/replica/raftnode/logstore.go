@@ -49,6 +49,7 @@ type logEngine interface {
 //
 // raft's main loop writes; any goroutine reads.
 type logStore struct {
+	before   func()                      // runs before each write; nil but in tests
 	first    func() error                // called when the empty log got entries, before they count
 	snapshot func() (index, term uint64) // the newest one's; 0 for none
 
@@ -207,6 +208,9 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		}
 	}
 	start := time.Now()
+	if s.before != nil {
+		s.before()
+	}
 	if err := s.append(logs); err != nil {
 		return err
 	}

@@ -36,6 +36,9 @@ type Options struct {
 	Config  Config
 	// FreeBytes replaces the measurement of free space, for tests; nil otherwise.
 	FreeBytes func(dir string) (int64, error)
+	// BeforeLog runs before each write of the log, for tests with a slow disk; nil
+	// otherwise.
+	BeforeLog func()
 }
 
 // Node is one member of the Raft group.
@@ -119,6 +122,7 @@ func New(opts Options) (*Node, error) {
 		n.end()
 		return nil, err
 	}
+	n.logs.before = opts.BeforeLog
 	if err := n.register(opts.Metrics); err != nil {
 		n.closeFiles()
 		n.end()

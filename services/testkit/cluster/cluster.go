@@ -69,6 +69,7 @@ type Member struct {
 	c       *Cluster
 	port    *port
 	dead    *atomic.Bool // the state file is written no more
+	disk    atomic.Int64 // nanoseconds that each sync takes longer
 }
 
 var errDead = errors.New("the node was killed")
@@ -180,6 +181,7 @@ func (m *Member) run(bootstrap []raftnode.Server) (err error) {
 			if dead.Load() {
 				return errDead
 			}
+			m.sync()
 			return nil
 		}},
 	})
@@ -201,7 +203,7 @@ func (m *Member) run(bootstrap []raftnode.Server) (err error) {
 	}
 	opts := raftnode.Options{
 		NodeID: m.ID, Addr: m.ID, DataDir: m.Dir, Machine: m.Machine, Peers: m.port,
-		Clock: clock.System(), Logger: m.logger(), Config: cfg,
+		Clock: clock.System(), Logger: m.logger(), Config: cfg, BeforeLog: m.sync,
 	}
 	if free := m.c.opts.FreeBytes; free != nil {
 		opts.FreeBytes = func(string) (int64, error) { return free(m.ID) }
@@ -427,8 +429,24 @@ func (c *Cluster) Slow(m *Member, d time.Duration) {
 	})
 }
 
-// Heal takes all faults of the network away.
-func (c *Cluster) Heal() { c.between(c.Members, c.Members, (*faultproxy.Link).Heal) }
+// Heal takes all faults of the network and of the disks away.
+func (c *Cluster) Heal() {
+	c.between(c.Members, c.Members, (*faultproxy.Link).Heal)
+	for _, m := range c.Members {
+		m.SlowDisk(0)
+	}
+}
+
+// SlowDisk makes every sync of the log and of the state file of m take d longer, until
+// Heal. It outlasts restarts.
+func (m *Member) SlowDisk(d time.Duration) { m.disk.Store(int64(d)) }
+
+// sync is what a slow disk adds to a sync.
+func (m *Member) sync() {
+	if d := time.Duration(m.disk.Load()); d > 0 {
+		time.Sleep(d) // as the disk would
+	}
+}
 
 // WaitEqual waits until all running nodes have applied the same entries, and fails
 // the test unless their states are equal.

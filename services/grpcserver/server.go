@@ -36,6 +36,11 @@ type Options struct {
 	// Principal says who is at the other end of a connection, asked once; nil is
 	// nobody in particular. Handlers find it under auth.ContextKey.
 	Principal func(net.Conn) auth.Principal
+	// Decode and Encode, if set, code messages by hand: Decode decodes b into a
+	// message and may keep b, Encode appends a message to b. With false they leave it
+	// to the general code.
+	Decode func(b []byte, m any) bool
+	Encode func(b []byte, m any) ([]byte, bool)
 	// After, if set, is told of each request that ended.
 	After  func(Result)
 	Logger *slog.Logger // nil discards

@@ -162,14 +162,17 @@ func (s *stream) handle(out []byte) ([]byte, error) {
 	if s.m.raw != nil {
 		return s.m.raw(s, msg, out)
 	}
-	reply, err := s.m.unary.Handler(s.m.impl, s, func(v any) error { return decode(msg, v) }, nil)
+	reply, err := s.m.unary.Handler(s.m.impl, s, func(v any) error { return s.c.srv.decode(msg, v) }, nil)
 	if err != nil {
 		return out, err
 	}
-	return encode(out, reply)
+	return s.c.srv.encode(out, reply)
 }
 
-func decode(b []byte, v any) error {
+func (s *Server) decode(b []byte, v any) error {
+	if s.opts.Decode != nil && s.opts.Decode(b, v) {
+		return nil
+	}
 	m, ok := v.(proto.Message)
 	if !ok {
 		return status.Errorf(codes.Internal, "grpc: %T is no message", v)
@@ -183,7 +186,12 @@ func decode(b []byte, v any) error {
 // Raw is an encoded message, for SendMsg.
 type Raw []byte
 
-func encode(out []byte, v any) ([]byte, error) {
+func (s *Server) encode(out []byte, v any) ([]byte, error) {
+	if s.opts.Encode != nil {
+		if b, ok := s.opts.Encode(out, v); ok {
+			return b, nil
+		}
+	}
 	switch m := v.(type) {
 	case Raw:
 		return append(out, m...), nil
@@ -533,7 +541,7 @@ func (x serverStream) RecvMsg(v any) error {
 	if b, err = x.s.plain(compressed, b); err != nil {
 		return err
 	}
-	return decode(b, v)
+	return x.s.c.srv.decode(b, v)
 }
 
 // SendHeld is SendMsg that leaves it to a later SendMsg, or to so much that waits
@@ -542,7 +550,7 @@ func (x serverStream) SendHeld(v any) error { return x.s.sendMsg(v, true) }
 
 func (s *stream) sendMsg(v any, hold bool) error {
 	a := answers.Get().(*answer)
-	out, err := encode(append(a.b[:0], 0, 0, 0, 0, 0), v)
+	out, err := s.c.srv.encode(append(a.b[:0], 0, 0, 0, 0, 0), v)
 	if err == nil {
 		binary.BigEndian.PutUint32(out[1:], uint32(len(out)-prefixSize))
 		err = s.send(out, hold)

@@ -145,6 +145,8 @@ func (s *Door) options() grpcserver.Options {
 		Principal: func(c net.Conn) auth.Principal {
 			return auth.Principal{Name: "anonymous", Door: "etcd", Addr: c.RemoteAddr().String()}
 		},
+		Decode: decodeFast,
+		Encode: encodeFast,
 		Logger: s.log,
 	}
 }

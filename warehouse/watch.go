@@ -270,7 +270,8 @@ func (w *Watcher) fromLive(ctx context.Context, evs []watch.Event) (b api.WatchB
 			continue
 		}
 		if past == nil && (c.Row == nil || w.req.Prev && c.Prev != 0) {
-			v, _, err := w.s.replica.View(ctx, replica.Stale)
+			// The events have left the buffer: a context that ends now must not lose them.
+			v, _, err := w.s.replica.View(context.WithoutCancel(ctx), replica.Stale)
 			if err != nil {
 				return b, err
 			}

@@ -64,6 +64,13 @@ func newWriter(tx *state.Tx, time int64, actor string) (writer, error) {
 	return writer{tx: tx, meta: m, time: time, actor: actor}, err
 }
 
+// resize follows a change of a key in the count index and in its quotas, before the
+// row is written.
+func (w *writer) resize(key []byte, keys, size int64) {
+	w.tx.Index(IndexCount).(*countIndex).resize(key, size)
+	w.account(key, keys, size)
+}
+
 // finish writes what all changes share. It is called once when something changed.
 func (w *writer) finish() {
 	w.tx.Put(TableMeta, metaKey, w.meta.encode())
@@ -95,10 +102,10 @@ func (w *writer) put(key, value []byte, lease uint64, old []byte, prev *Record) 
 		w.tx.Put(TableHist, hk, old)
 		w.meta.Past += uint64(len(hk) + len(old))
 		w.meta.Bytes -= uint64(len(key) + len(prev.Value))
-		w.account(key, 0, int64(len(value)-len(prev.Value)))
+		w.resize(key, 0, int64(len(value)-len(prev.Value)))
 	} else {
 		w.meta.Keys++
-		w.account(key, 1, int64(len(key)+len(value)))
+		w.resize(key, 1, int64(len(key)+len(value)))
 	}
 	w.meta.Bytes += uint64(len(key) + len(value))
 	w.tx.Put(TableKV, k, row)
@@ -122,8 +129,8 @@ func (w *writer) remove(key, old []byte, prev *Record) {
 	row := a.cut(func(b []byte) []byte { return appendRecord(b, &t) })
 	w.tx.Put(TableHist, hk, row)
 	w.meta.Past += uint64(len(hk) + len(row))
+	w.resize(key, -1, -int64(len(key)+len(prev.Value)))
 	w.tx.DeleteFound(TableKV, k)
-	w.account(key, -1, -int64(len(key)+len(prev.Value)))
 	w.meta.Keys--
 	w.meta.Bytes -= uint64(len(key) + len(prev.Value))
 	w.log(&a, Delete, k, row, prev)

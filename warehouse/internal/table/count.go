@@ -11,8 +11,8 @@ import (
 const IndexCount = "warehouse_count"
 
 // Counting: kv is cut into blocks of neighbouring keys, and the index holds the
-// first key and the number of keys of each block, not the keys. A count sums whole
-// blocks and walks the two that the range cuts. A million keys are about 10,000 blocks.
+// first key, the number of keys and the bytes of each block, not the keys. A count
+// sums whole blocks and walks the two that the range cuts. A million keys are about 10,000 blocks.
 const (
 	blockSplit = 128 // keys at which a block is halved
 	blockMerge = 24  // keys below which a block joins its neighbour
@@ -21,6 +21,7 @@ const (
 
 type block struct {
 	first string // least key that belongs to it; "" for the first of all
+	bytes int64  // of keys and values
 	keys  int32
 }
 
@@ -29,7 +30,17 @@ type block struct {
 type chunk struct {
 	epoch  uint64
 	keys   int
+	bytes  int64
 	blocks []block
+}
+
+// sum makes the totals of the blocks.
+func (c *chunk) sum() {
+	c.keys, c.bytes = 0, 0
+	for i := range c.blocks {
+		c.keys += int(c.blocks[i].keys)
+		c.bytes += c.blocks[i].bytes
+	}
 }
 
 // Counts is the frozen index: an immutable copy for one view.
@@ -60,12 +71,13 @@ func (x *countIndex) Rebuild(r state.Reader) {
 	x.clear()
 	var blocks []block
 	b := block{}
-	r.Scan(TableKV, nil, nil, func(k, _ []byte) bool {
+	r.Scan(TableKV, nil, nil, func(k, v []byte) bool {
 		if b.keys == blockSplit*3/4 {
 			blocks = append(blocks, b)
 			b = block{first: string(k)}
 		}
 		b.keys++
+		b.bytes += int64(len(k) + valueLen(v))
 		return true
 	})
 	blocks = append(blocks, b)
@@ -74,9 +86,7 @@ func (x *countIndex) Rebuild(r state.Reader) {
 	for len(blocks) > 0 {
 		n := min(full, len(blocks))
 		c := &chunk{epoch: x.epoch, blocks: append(make([]block, 0, chunkSplit+1), blocks[:n]...)}
-		for _, b := range blocks[:n] {
-			c.keys += int(b.keys)
-		}
+		c.sum()
 		x.chunks = append(x.chunks, c)
 		blocks = blocks[n:]
 	}
@@ -94,8 +104,9 @@ func (x *countIndex) Change(state.TableID, []byte, []byte) {
 	panic("warehouse: the count index follows rows with a reader")
 }
 
-// ChangeRow follows a row of kv. A put is of a new key when its version is 1, and
-// rows are deleted only where they are.
+// ChangeRow follows a row of kv in the number of keys; resize does in the bytes,
+// since a row does not tell how large the one before it was. A put is of a new key
+// when its version is 1, and rows are deleted only where they are.
 func (x *countIndex) ChangeRow(r state.Reader, _ state.TableID, key, value []byte) {
 	switch {
 	case value == nil:
@@ -125,10 +136,21 @@ func (x *countIndex) own(ci int) *chunk {
 	}
 	c := x.chunks[ci]
 	if c.epoch != x.epoch {
-		c = &chunk{epoch: x.epoch, keys: c.keys, blocks: append(make([]block, 0, chunkSplit+1), c.blocks...)}
+		c = &chunk{epoch: x.epoch, keys: c.keys, bytes: c.bytes, blocks: append(make([]block, 0, chunkSplit+1), c.blocks...)}
 		x.chunks[ci] = c
 	}
 	return c
+}
+
+// resize follows the bytes of a key and its value, before the row is written.
+func (x *countIndex) resize(key []byte, n int64) {
+	if n == 0 {
+		return
+	}
+	ci, bi := x.find(key)
+	c := x.own(ci)
+	c.bytes += n
+	c.blocks[bi].bytes += n
 }
 
 func (x *countIndex) add(r state.Reader, key []byte, n int32) {
@@ -148,18 +170,19 @@ func (x *countIndex) add(r state.Reader, key []byte, n int32) {
 func (x *countIndex) split(r state.Reader, ci, bi int) {
 	c := x.chunks[ci]
 	b := &c.blocks[bi]
-	half, n := b.keys/2, int32(0)
+	half, n, size := b.keys/2, int32(0), int64(0)
 	var middle string
-	r.Scan(TableKV, []byte(b.first), x.after(ci, bi), func(k, _ []byte) bool {
+	r.Scan(TableKV, []byte(b.first), x.after(ci, bi), func(k, v []byte) bool {
 		if n == half {
 			middle = string(k)
 			return false
 		}
 		n++
+		size += int64(len(k) + valueLen(v))
 		return true
 	})
-	next := block{first: middle, keys: b.keys - half}
-	b.keys = half
+	next := block{first: middle, keys: b.keys - half, bytes: b.bytes - size}
+	b.keys, b.bytes = half, size
 	c.blocks = append(c.blocks, block{})
 	copy(c.blocks[bi+2:], c.blocks[bi+1:])
 	c.blocks[bi+1] = next
@@ -168,12 +191,11 @@ func (x *countIndex) split(r state.Reader, ci, bi int) {
 	}
 	at := len(c.blocks) / 2
 	upper := &chunk{epoch: x.epoch, blocks: append(make([]block, 0, chunkSplit+1), c.blocks[at:]...)}
-	for _, b := range upper.blocks {
-		upper.keys += int(b.keys)
-	}
+	upper.sum()
 	clear(c.blocks[at:])
 	c.blocks = c.blocks[:at]
 	c.keys -= upper.keys
+	c.bytes -= upper.bytes
 	x.chunks = append(x.chunks, nil)
 	copy(x.chunks[ci+2:], x.chunks[ci+1:])
 	x.chunks[ci+1] = upper
@@ -197,6 +219,7 @@ func (x *countIndex) merge(ci, bi int) {
 		return
 	}
 	c.blocks[bi-1].keys += c.blocks[bi].keys
+	c.blocks[bi-1].bytes += c.blocks[bi].bytes
 	copy(c.blocks[bi:], c.blocks[bi+1:])
 	c.blocks[len(c.blocks)-1] = block{}
 	c.blocks = c.blocks[:len(c.blocks)-1]
@@ -216,8 +239,22 @@ func (c *Counts) after(ci, bi int) []byte {
 // Count gives the number of kv rows in [start, end); end nil is no bound. r is the
 // reader that the counts belong to.
 func (c *Counts) Count(r state.Reader, start, end []byte) uint64 {
+	return c.Sum(r, start, end).Keys
+}
+
+// Sum is what a range holds: its keys, and the bytes of them and their values.
+type Sum struct{ Keys, Bytes uint64 }
+
+func (s *Sum) add(keys int, bytes int64) {
+	s.Keys += uint64(keys)
+	s.Bytes += uint64(bytes)
+}
+
+// Sum adds the kv rows in [start, end) up; end nil is no bound. It reads the rows of
+// two blocks at most, some 250, however large the range is.
+func (c *Counts) Sum(r state.Reader, start, end []byte) (s Sum) {
 	if end != nil && bytes.Compare(start, end) >= 0 {
-		return 0
+		return s
 	}
 	sc, sb := c.find(start)
 	ec, eb := len(c.chunks), 0
@@ -228,7 +265,7 @@ func (c *Counts) Count(r state.Reader, start, end []byte) uint64 {
 		return walk(r, start, end)
 	}
 	// The head block from start on, whole blocks, the tail block up to end.
-	n := walk(r, start, c.after(sc, sb))
+	s = walk(r, start, c.after(sc, sb))
 	for i := sc; i <= ec && i < len(c.chunks); i++ {
 		bs := c.chunks[i].blocks
 		lo, hi := 0, len(bs)
@@ -239,23 +276,27 @@ func (c *Counts) Count(r state.Reader, start, end []byte) uint64 {
 			hi = eb
 		}
 		if lo == 0 && hi == len(bs) {
-			n += uint64(c.chunks[i].keys)
+			s.add(c.chunks[i].keys, c.chunks[i].bytes)
 			continue
 		}
-		for _, b := range bs[lo:hi] {
-			n += uint64(b.keys)
+		for j := lo; j < hi; j++ {
+			s.add(int(bs[j].keys), bs[j].bytes)
 		}
 	}
 	if ec < len(c.chunks) {
-		n += walk(r, []byte(c.chunks[ec].blocks[eb].first), end)
+		tail := walk(r, []byte(c.chunks[ec].blocks[eb].first), end)
+		s.add(int(tail.Keys), int64(tail.Bytes))
 	}
-	return n
+	return s
 }
 
-func walk(r state.Reader, start, end []byte) (n uint64) {
+func walk(r state.Reader, start, end []byte) (s Sum) {
 	if len(start) == 0 {
 		start = nil
 	}
-	r.Scan(TableKV, start, end, func(_, _ []byte) bool { n++; return true })
-	return n
+	r.Scan(TableKV, start, end, func(k, v []byte) bool {
+		s.add(1, int64(len(k)+valueLen(v)))
+		return true
+	})
+	return s
 }

@@ -94,6 +94,33 @@ func DecodeRecord(b []byte) (r Record, err error) {
 	return r, nil
 }
 
+// valueLen reads only how long a row's value is. A damaged row panics, which halts
+// an applier and fails the loading of a file.
+func valueLen(row []byte) int {
+	if len(row) < 10 || row[0] != recordFormat {
+		panic(ErrRecord)
+	}
+	at := 2
+	for range 7 { // the varints before the length of the actor
+		for row[at] >= 0x80 {
+			at++
+		}
+		at++
+	}
+	skips := 1
+	if row[1]&flagExtension != 0 {
+		skips = 2
+	}
+	for range skips {
+		u, n := binary.Uvarint(row[at:])
+		if n <= 0 || u > uint64(len(row)-at-n) {
+			panic(ErrRecord)
+		}
+		at += n + int(u)
+	}
+	return len(row) - at
+}
+
 func unzigzag(u uint64) int64 { return int64(u>>1) ^ -int64(u&1) }
 
 // modRevision reads only a row's mod revision, its first field.

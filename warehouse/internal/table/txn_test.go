@@ -509,20 +509,21 @@ func TestCountIndex(t *testing.T) {
 			batch = batch[:0]
 			at, n := keys.Draw(rt, "at"), rapid.IntRange(1, 700).Draw(rt, "n")
 			step := rapid.IntRange(1, 5).Draw(rt, "step")
+			value := bytes.Repeat([]byte("v"), rapid.IntRange(0, 300).Draw(rt, "size"))
 			remove := rapid.Bool().Draw(rt, "remove")
 			for i := range n {
 				k := fmt.Appendf(nil, "%05d", at+i*step)
-				c := command.Command{Kind: KindPut, Payload: (&PutCommand{Key: k, IfRevision: AnyRevision}).Encode()}
+				c := command.Command{Kind: KindPut, Payload: (&PutCommand{Key: k, Value: value, IfRevision: AnyRevision}).Encode()}
 				if remove {
 					c = command.Command{Kind: KindDelete, Payload: (&DeleteCommand{Key: k, IfRevision: AnyRevision}).Encode()}
 				}
 				batch = append(batch, c)
 			}
 			old := s.m.View()
-			before := FrozenCounts(old).Count(old, nil, nil)
+			before := frozenCounts(old).Sum(old, nil, nil)
 			s.apply(batch...)
-			if again := FrozenCounts(old).Count(old, nil, nil); again != before {
-				rt.Fatalf("a frozen count went from %d to %d", before, again)
+			if again := frozenCounts(old).Sum(old, nil, nil); again != before {
+				rt.Fatalf("a frozen count went from %+v to %+v", before, again)
 			}
 			old.Release()
 		}
@@ -536,13 +537,72 @@ func TestCountIndex(t *testing.T) {
 			if rapid.Bool().Draw(rt, "open") {
 				to = nil
 			}
-			want := uint64(0)
+			want := Sum{}
 			if to == nil || bytes.Compare(from, to) < 0 {
 				want = walk(v, from, to)
 			}
-			if a, b := FrozenCounts(v).Count(v, from, to), fresh.Count(v, from, to); a != want || b != want {
-				rt.Fatalf("[%s,%s): %d incrementally, %d rebuilt, %d by a walk", from, to, a, b, want)
+			if a, b := frozenCounts(v).Sum(v, from, to), fresh.Sum(v, from, to); a != want || b != want {
+				rt.Fatalf("[%s,%s): %+v incrementally, %+v rebuilt, %+v by a walk", from, to, a, b, want)
 			}
 		}
+	})
+}
+
+func frozenCounts(v *state.View) *Counts { return v.Frozen(IndexCount).(*Counts) }
+
+// A quota over many keys is made without walking them: what it reads does not grow
+// with the prefix, and the system's keys below it do not count.
+func TestQuotaIsMadeWithoutAWalk(t *testing.T) {
+	s := openStore(t)
+	const keys = 20_000
+	var batch []command.Command
+	put := func(k []byte) {
+		batch = append(batch, command.Command{Kind: KindPut, Payload: (&PutCommand{Key: k, Value: []byte("12345"), IfRevision: AnyRevision}).Encode()})
+	}
+	for i := range keys {
+		put(fmt.Appendf(nil, "/app/%05d", i))
+	}
+	for i := range 300 {
+		put(fmt.Appendf(nil, SystemPrefix+"%05d", i))
+	}
+	s.apply(batch...)
+	v := s.m.View()
+	defer v.Release()
+	counts := frozenCounts(v)
+	for _, prefix := range []string{"", "/", "/app/", "/app/1", "/_sys/", "/_sys/0001"} {
+		r := &countingReader{Reader: v}
+		counts.Sum(r, []byte(prefix), prefixEnd([]byte(prefix)))
+		if most := 2 * blockSplit; r.rows > most {
+			t.Errorf("the sum of %q read %d rows, want at most %d", prefix, r.rows, most)
+		}
+		c := QuotaCommand{Prefix: []byte(prefix), MaxKeys: 1 << 40}
+		if err := s.apply(command.Command{Kind: KindQuota, Payload: c.Encode()})[0].Err; err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := map[string]uint64{"": keys, "/": keys, "/app/": keys, "/app/1": keys / 2, "/_sys/": 0, "/_sys/0001": 0}
+	now := s.m.View()
+	defer now.Release()
+	err := Quotas(now, func(q Quota) bool {
+		if n := want[string(q.Prefix)]; q.Keys != n || q.Bytes != n*uint64(len("/app/00000")+5) {
+			t.Errorf("quota %q: %d keys, %d bytes; want %d keys", q.Prefix, q.Keys, q.Bytes, n)
+		}
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// countingReader counts the rows that scans hand out.
+type countingReader struct {
+	state.Reader
+	rows int
+}
+
+func (r *countingReader) Scan(t state.TableID, start, end []byte, fn func(k, v []byte) bool) {
+	r.Reader.Scan(t, start, end, func(k, v []byte) bool {
+		r.rows++
+		return fn(k, v)
 	})
 }

@@ -9,6 +9,7 @@ import (
 
 	udiff "github.com/aymanbagabas/go-udiff"
 
+	"nekoq/services/command"
 	"nekoq/services/errs"
 	"nekoq/services/replica"
 	"nekoq/services/state"
@@ -27,73 +28,84 @@ func proposed[T any](res replica.Result, err error) (*T, error) {
 
 // GroupDelete forgets what belongs to a group as a whole; its items stay.
 func (s *Service) GroupDelete(ctx context.Context, r api.NameRequest) (*api.Done, error) {
-	if err := api.CheckGroup("name", r.Name); err != nil {
+	return s.deleteNamed(ctx, table.KindGroupDelete, r.Name)
+}
+
+func (s *Service) deleteNamed(ctx context.Context, kind command.Kind, name string) (*api.Done, error) {
+	if err := api.CheckGroup("name", name); err != nil {
 		return nil, err
 	}
-	res, err := s.propose(ctx, table.KindGroupDelete, []byte(r.Name))
+	res, err := s.propose(ctx, kind, []byte(name))
 	return &api.Done{Revision: res.Revision}, err
 }
 
 // ScopeDelete takes a scope away.
 func (s *Service) ScopeDelete(ctx context.Context, r api.NameRequest) (*api.Done, error) {
-	if err := api.CheckGroup("name", r.Name); err != nil {
+	return s.deleteNamed(ctx, table.KindScopeDelete, r.Name)
+}
+
+// seen answers from a view.
+func seen[Out any](ctx context.Context, s *Service, stale bool, from func(v *state.View) (*Out, error)) (*Out, error) {
+	v, err := s.view(ctx, stale)
+	if err != nil {
 		return nil, err
 	}
-	res, err := s.propose(ctx, table.KindScopeDelete, []byte(r.Name))
-	return &api.Done{Revision: res.Revision}, err
+	defer v.Release()
+	return from(v)
+}
+
+// seenItem answers from a view about an item, which may be a deleted one.
+func seenItem[Out any](ctx context.Context, s *Service, a api.Address, stale bool, from func(v *state.View, row *table.Row) (*Out, error)) (*Out, error) {
+	if err := a.Check(); err != nil {
+		return nil, err
+	}
+	return seen(ctx, s, stale, func(v *state.View) (*Out, error) {
+		row, ok, err := table.GetRow(v, a)
+		if err != nil {
+			return nil, damaged(err)
+		}
+		if !ok {
+			return nil, table.NotFound(a)
+		}
+		return from(v, &row)
+	})
 }
 
 // Groups lists the groups that have settings.
 func (s *Service) Groups(ctx context.Context, r api.ListRequest) (*api.GroupList, error) {
-	v, err := s.view(ctx, r.Stale)
-	if err != nil {
-		return nil, err
-	}
-	defer v.Release()
-	return &api.GroupList{Groups: append([]api.Group{}, indexOf(v).Groups()...)}, nil
+	return seen(ctx, s, r.Stale, func(v *state.View) (*api.GroupList, error) {
+		return &api.GroupList{Groups: append([]api.Group{}, indexOf(v).Groups()...)}, nil
+	})
 }
 
 // Scopes lists the scopes in the order in which they are asked.
 func (s *Service) Scopes(ctx context.Context, r api.ListRequest) (*api.ScopeList, error) {
-	v, err := s.view(ctx, r.Stale)
-	if err != nil {
-		return nil, err
-	}
-	defer v.Release()
-	return &api.ScopeList{Scopes: append([]api.Scope{}, indexOf(v).Scopes()...)}, nil
+	return seen(ctx, s, r.Stale, func(v *state.View) (*api.ScopeList, error) {
+		return &api.ScopeList{Scopes: append([]api.Scope{}, indexOf(v).Scopes()...)}, nil
+	})
 }
 
 // Item gives an item with one of its contents. An item that has no release yet is
 // given without one when none was asked for by name.
 func (s *Service) Item(ctx context.Context, r api.ItemRequest) (*api.ItemContent, error) {
-	if err := r.Check(); err != nil {
-		return nil, err
-	}
-	v, err := s.view(ctx, r.Stale)
-	if err != nil {
-		return nil, err
-	}
-	defer v.Release()
-	row, ok, err := table.GetRow(v, r.Address)
-	if err != nil {
-		return nil, damaged(err)
-	}
-	if !ok || row.Deleted && r.Which == "" {
-		return nil, table.NotFound(r.Address)
-	}
-	out := &api.ItemContent{Item: row.Item, Which: r.Which}
-	if r.Which == "" {
-		if row.Release == nil {
-			return out, nil
+	return seenItem(ctx, s, r.Address, r.Stale, func(v *state.View, row *table.Row) (*api.ItemContent, error) {
+		if row.Deleted && r.Which == "" {
+			return nil, table.NotFound(r.Address)
 		}
-		out.Which = "release"
-	}
-	c, b, err := contentOf(v, &row, out.Which)
-	if err != nil {
-		return nil, err
-	}
-	out.Type, out.Bytes = c.Type, bytes.Clone(b)
-	return out, nil
+		out := &api.ItemContent{Item: row.Item, Which: r.Which}
+		if r.Which == "" {
+			if row.Release == nil {
+				return out, nil
+			}
+			out.Which = "release"
+		}
+		c, b, err := contentOf(v, row, out.Which)
+		if err != nil {
+			return nil, err
+		}
+		out.Type, out.Bytes = c.Type, bytes.Clone(b)
+		return out, nil
+	})
 }
 
 // contentOf reads the content that which names.
@@ -207,63 +219,37 @@ func (s *Service) Items(ctx context.Context, r api.ItemsRequest) (*api.ItemList,
 
 // History lists the releases of an item, newest first, those of a deleted item too.
 func (s *Service) History(ctx context.Context, r api.HistoryRequest) (*api.HistoryList, error) {
-	if err := r.Check(); err != nil {
-		return nil, err
-	}
 	limit := pageSize(r.Limit)
-	v, err := s.view(ctx, r.Stale)
-	if err != nil {
-		return nil, err
-	}
-	defer v.Release()
-	row, ok, err := table.GetRow(v, r.Address)
-	if err != nil {
-		return nil, damaged(err)
-	}
-	if !ok {
-		return nil, table.NotFound(r.Address)
-	}
-	out := &api.HistoryList{Releases: []api.Release{}}
-	err = table.Releases(v, row.ID, r.Before, func(rel api.Release) bool {
-		if out.More = len(out.Releases) == limit; out.More {
-			return false
-		}
-		out.Releases = append(out.Releases, rel)
-		return true
+	return seenItem(ctx, s, r.Address, r.Stale, func(v *state.View, row *table.Row) (*api.HistoryList, error) {
+		out := &api.HistoryList{Releases: []api.Release{}}
+		err := table.Releases(v, row.ID, r.Before, func(rel api.Release) bool {
+			if out.More = len(out.Releases) == limit; out.More {
+				return false
+			}
+			out.Releases = append(out.Releases, rel)
+			return true
+		})
+		return out, damaged(err)
 	})
-	return out, damaged(err)
 }
 
 // Diff compares two contents of an item.
 func (s *Service) Diff(ctx context.Context, r api.DiffRequest) (*api.Diff, error) {
-	if err := r.Check(); err != nil {
-		return nil, err
-	}
-	v, err := s.view(ctx, r.Stale)
-	if err != nil {
-		return nil, err
-	}
-	defer v.Release()
-	row, ok, err := table.GetRow(v, r.Address)
-	if err != nil {
-		return nil, damaged(err)
-	}
-	if !ok {
-		return nil, table.NotFound(r.Address)
-	}
-	from, fromBytes, err := contentOf(v, &row, r.From)
-	if err != nil {
-		return nil, err
-	}
-	to, toBytes, err := contentOf(v, &row, r.To)
-	if err != nil {
-		return nil, err
-	}
-	path := r.Path()
-	return &api.Diff{
-		From: r.From, To: r.To, Equal: from.Hash == to.Hash,
-		Unified: unified(path+"@"+r.From, path+"@"+r.To, from.Type, to.Type, fromBytes, toBytes),
-	}, nil
+	return seenItem(ctx, s, r.Address, r.Stale, func(v *state.View, row *table.Row) (*api.Diff, error) {
+		from, fromBytes, err := contentOf(v, row, r.From)
+		if err != nil {
+			return nil, err
+		}
+		to, toBytes, err := contentOf(v, row, r.To)
+		if err != nil {
+			return nil, err
+		}
+		path := r.Path()
+		return &api.Diff{
+			From: r.From, To: r.To, Equal: from.Hash == to.Hash,
+			Unified: unified(path+"@"+r.From, path+"@"+r.To, from.Type, to.Type, fromBytes, toBytes),
+		}, nil
+	})
 }
 
 // maxDiff is the most bytes of both sides of which a difference is worked out, which

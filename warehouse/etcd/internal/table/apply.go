@@ -39,14 +39,9 @@ const MaxName = 1024
 
 func validName(n string) bool { return n != "" && len(n) <= MaxName }
 
-func applyEnable(tx *state.Tx, payload []byte) (Outcome, error) {
-	var p Enable
-	if err := decode("enable", payload, &p); err != nil {
-		return 0, err
-	}
-	m, err := ReadMeta(tx)
-	if err != nil || m.Enabled {
-		return OK, err
+func applyEnable(tx *state.Tx, m AuthMeta, p *Enable) (Outcome, error) {
+	if m.Enabled {
+		return OK, nil
 	}
 	u, ok, err := getUser(tx, Root)
 	switch {
@@ -62,25 +57,16 @@ func applyEnable(tx *state.Tx, payload []byte) (Outcome, error) {
 	return OK, nil
 }
 
-func applyDisable(tx *state.Tx, _ []byte) (Outcome, error) {
-	m, err := ReadMeta(tx)
-	if err != nil || !m.Enabled {
-		return OK, err
+func applyDisable(tx *state.Tx, m AuthMeta, _ *struct{}) (Outcome, error) {
+	if !m.Enabled {
+		return OK, nil
 	}
 	m.Enabled, m.Secret = false, nil
 	bump(tx, m)
 	return OK, nil
 }
 
-func applyUserAdd(tx *state.Tx, payload []byte) (Outcome, error) {
-	var p User
-	if err := decode("user", payload, &p); err != nil {
-		return 0, err
-	}
-	m, err := ReadMeta(tx)
-	if err != nil {
-		return 0, err
-	}
+func applyUserAdd(tx *state.Tx, m AuthMeta, p *User) (Outcome, error) {
 	if !validName(p.Name) {
 		return InvalidManagement, nil
 	}
@@ -89,19 +75,11 @@ func applyUserAdd(tx *state.Tx, payload []byte) (Outcome, error) {
 	}
 	p.Roles = nil
 	p.TokensFrom = bump(tx, m)
-	putUser(tx, p)
+	putUser(tx, *p)
 	return OK, nil
 }
 
-func applyUserDelete(tx *state.Tx, payload []byte) (Outcome, error) {
-	var p Name
-	if err := decode("user", payload, &p); err != nil {
-		return 0, err
-	}
-	m, err := ReadMeta(tx)
-	if err != nil {
-		return 0, err
-	}
+func applyUserDelete(tx *state.Tx, m AuthMeta, p *Name) (Outcome, error) {
 	if m.Enabled && p.Name == Root {
 		return InvalidManagement, nil
 	}
@@ -113,90 +91,61 @@ func applyUserDelete(tx *state.Tx, payload []byte) (Outcome, error) {
 	return OK, nil
 }
 
-func applyUserPassword(tx *state.Tx, payload []byte) (Outcome, error) {
-	var p User
-	if err := decode("user", payload, &p); err != nil {
-		return 0, err
-	}
-	m, err := ReadMeta(tx)
-	if err != nil {
-		return 0, err
-	}
-	u, ok, err := getUser(tx, p.Name)
-	if err != nil || !ok {
-		return UserNotFound, err
-	}
-	if !u.NoPassword {
-		u.Hash = p.Hash
-	}
-	u.TokensFrom = bump(tx, m)
-	putUser(tx, u)
-	return OK, nil
-}
-
-func applyUserGrant(tx *state.Tx, payload []byte) (Outcome, error) {
-	var p Grant
-	if err := decode("grant", payload, &p); err != nil {
-		return 0, err
-	}
-	m, err := ReadMeta(tx)
-	if err != nil {
-		return 0, err
-	}
-	u, ok, err := getUser(tx, p.User)
-	if err != nil || !ok {
-		return UserNotFound, err
-	}
-	if p.Role != Root { // the root role exists without a row
-		if _, ok, err := getRole(tx, p.Role); err != nil || !ok {
-			return RoleNotFound, err
+func applyUserPassword(tx *state.Tx, m AuthMeta, p *User) (Outcome, error) {
+	return editUser(tx, m, p.Name, func(u *User) (Outcome, bool, error) {
+		if !u.NoPassword {
+			u.Hash = p.Hash
 		}
-	}
-	at, has := slices.BinarySearch(u.Roles, p.Role)
-	if has {
-		return OK, nil
-	}
-	u.Roles = slices.Insert(u.Roles, at, p.Role)
-	bump(tx, m)
-	putUser(tx, u)
-	return OK, nil
+		u.TokensFrom = m.Revision + 1
+		return OK, true, nil
+	})
 }
 
-func applyUserRevoke(tx *state.Tx, payload []byte) (Outcome, error) {
-	var p Grant
-	if err := decode("revoke", payload, &p); err != nil {
-		return 0, err
+// editUser changes a user that must be there. edit says how it ended, and whether it
+// changed anything.
+func editUser(tx *state.Tx, m AuthMeta, name string, edit func(u *User) (Outcome, bool, error)) (Outcome, error) {
+	u, ok, err := getUser(tx, name)
+	if err != nil || !ok {
+		return UserNotFound, err
 	}
-	m, err := ReadMeta(tx)
-	if err != nil {
-		return 0, err
+	out, changed, err := edit(&u)
+	if changed && err == nil {
+		bump(tx, m)
+		putUser(tx, u)
 	}
+	return out, err
+}
+
+func applyUserGrant(tx *state.Tx, m AuthMeta, p *Grant) (Outcome, error) {
+	return editUser(tx, m, p.User, func(u *User) (Outcome, bool, error) {
+		if p.Role != Root { // the root role exists without a row
+			if _, ok, err := getRole(tx, p.Role); err != nil || !ok {
+				return RoleNotFound, false, err
+			}
+		}
+		at, has := slices.BinarySearch(u.Roles, p.Role)
+		if !has {
+			u.Roles = slices.Insert(u.Roles, at, p.Role)
+		}
+		return OK, !has, nil
+	})
+}
+
+func applyUserRevoke(tx *state.Tx, m AuthMeta, p *Grant) (Outcome, error) {
 	if m.Enabled && p.User == Root && p.Role == Root {
 		return InvalidManagement, nil
 	}
-	u, ok, err := getUser(tx, p.User)
-	if err != nil || !ok {
-		return UserNotFound, err
-	}
-	at, has := slices.BinarySearch(u.Roles, p.Role)
-	if !has {
-		return RoleNotGranted, nil
-	}
-	u.Roles = slices.Delete(u.Roles, at, at+1)
-	bump(tx, m)
-	putUser(tx, u)
-	return OK, nil
+	return editUser(tx, m, p.User, func(u *User) (Outcome, bool, error) {
+		at, has := slices.BinarySearch(u.Roles, p.Role)
+		if !has {
+			return RoleNotGranted, false, nil
+		}
+		u.Roles = slices.Delete(u.Roles, at, at+1)
+		return OK, true, nil
+	})
 }
 
-func applyRoleAdd(tx *state.Tx, payload []byte) (Outcome, error) {
-	var p Name
-	if err := decode("role", payload, &p); err != nil {
-		return 0, err
-	}
-	m, err := ReadMeta(tx)
-	if err != nil {
-		return 0, err
-	}
+func applyRoleAdd(tx *state.Tx, m AuthMeta, p *Name) (Outcome, error) {
 	if !validName(p.Name) {
 		return InvalidManagement, nil
 	}
@@ -208,15 +157,7 @@ func applyRoleAdd(tx *state.Tx, payload []byte) (Outcome, error) {
 	return OK, nil
 }
 
-func applyRoleDelete(tx *state.Tx, payload []byte) (Outcome, error) {
-	var p Name
-	if err := decode("role", payload, &p); err != nil {
-		return 0, err
-	}
-	m, err := ReadMeta(tx)
-	if err != nil {
-		return 0, err
-	}
+func applyRoleDelete(tx *state.Tx, m AuthMeta, p *Name) (Outcome, error) {
 	if m.Enabled && p.Name == Root {
 		return InvalidManagement, nil
 	}
@@ -224,6 +165,7 @@ func applyRoleDelete(tx *state.Tx, payload []byte) (Outcome, error) {
 		return RoleNotFound, err
 	}
 	var holders []User
+	var err error
 	tx.Scan(Users, nil, nil, func(_, v []byte) bool {
 		var u User
 		if err = decode("user", v, &u); err != nil {
@@ -246,51 +188,41 @@ func applyRoleDelete(tx *state.Tx, payload []byte) (Outcome, error) {
 	return OK, nil
 }
 
-func applyPermissionGrant(tx *state.Tx, payload []byte) (Outcome, error) {
-	var p Permit
-	if err := decode("permission", payload, &p); err != nil {
-		return 0, err
-	}
-	m, err := ReadMeta(tx)
-	if err != nil {
-		return 0, err
-	}
-	r, ok, err := getRole(tx, p.Role)
-	if err != nil || !ok {
-		return RoleNotFound, err
-	}
-	at, has := slices.BinarySearchFunc(r.Permissions, p.Permission, comparePermissions)
-	if has {
-		r.Permissions[at].Right = p.Permission.Right
-	} else {
-		r.Permissions = slices.Insert(r.Permissions, at, p.Permission)
-	}
-	bump(tx, m)
-	putRole(tx, r)
-	return OK, nil
+func applyPermissionGrant(tx *state.Tx, m AuthMeta, p *Permit) (Outcome, error) {
+	return editPermission(tx, m, p, func(r *Role, at int, has bool) Outcome {
+		if has {
+			r.Permissions[at].Right = p.Permission.Right
+		} else {
+			r.Permissions = slices.Insert(r.Permissions, at, p.Permission)
+		}
+		return OK
+	})
 }
 
-func applyPermissionRevoke(tx *state.Tx, payload []byte) (Outcome, error) {
-	var p Permit
-	if err := decode("permission", payload, &p); err != nil {
-		return 0, err
-	}
-	m, err := ReadMeta(tx)
-	if err != nil {
-		return 0, err
-	}
+func applyPermissionRevoke(tx *state.Tx, m AuthMeta, p *Permit) (Outcome, error) {
+	return editPermission(tx, m, p, func(r *Role, at int, has bool) Outcome {
+		if !has {
+			return PermissionNotGranted
+		}
+		r.Permissions = slices.Delete(r.Permissions, at, at+1)
+		return OK
+	})
+}
+
+// editPermission changes a permission of a role that must be there: at is where it
+// stands, or would.
+func editPermission(tx *state.Tx, m AuthMeta, p *Permit, edit func(r *Role, at int, has bool) Outcome) (Outcome, error) {
 	r, ok, err := getRole(tx, p.Role)
 	if err != nil || !ok {
 		return RoleNotFound, err
 	}
 	at, has := slices.BinarySearchFunc(r.Permissions, p.Permission, comparePermissions)
-	if !has {
-		return PermissionNotGranted, nil
+	out := edit(&r, at, has)
+	if out == OK {
+		bump(tx, m)
+		putRole(tx, r)
 	}
-	r.Permissions = slices.Delete(r.Permissions, at, at+1)
-	bump(tx, m)
-	putRole(tx, r)
-	return OK, nil
+	return out, nil
 }
 
 func comparePermissions(a, b Permission) int {

@@ -136,19 +136,19 @@ func Register(reg *state.Registry) {
 	for _, k := range []struct {
 		kind  command.Kind
 		name  string
-		apply func(tx *state.Tx, payload []byte) (Outcome, error)
+		apply applier
 	}{
-		{KindEnable, "etcd_auth_enable", applyEnable},
-		{KindDisable, "etcd_auth_disable", applyDisable},
-		{KindUserAdd, "etcd_user_add", applyUserAdd},
-		{KindUserDelete, "etcd_user_delete", applyUserDelete},
-		{KindUserPassword, "etcd_user_password", applyUserPassword},
-		{KindUserGrant, "etcd_user_grant", applyUserGrant},
-		{KindUserRevoke, "etcd_user_revoke", applyUserRevoke},
-		{KindRoleAdd, "etcd_role_add", applyRoleAdd},
-		{KindRoleDelete, "etcd_role_delete", applyRoleDelete},
-		{KindPermissionGrant, "etcd_permission_grant", applyPermissionGrant},
-		{KindPermissionRevoke, "etcd_permission_revoke", applyPermissionRevoke},
+		{KindEnable, "etcd_auth_enable", of("enable", applyEnable)},
+		{KindDisable, "etcd_auth_disable", of("disable", applyDisable)},
+		{KindUserAdd, "etcd_user_add", of("user", applyUserAdd)},
+		{KindUserDelete, "etcd_user_delete", of("user", applyUserDelete)},
+		{KindUserPassword, "etcd_user_password", of("user", applyUserPassword)},
+		{KindUserGrant, "etcd_user_grant", of("grant", applyUserGrant)},
+		{KindUserRevoke, "etcd_user_revoke", of("revoke", applyUserRevoke)},
+		{KindRoleAdd, "etcd_role_add", of("role", applyRoleAdd)},
+		{KindRoleDelete, "etcd_role_delete", of("role", applyRoleDelete)},
+		{KindPermissionGrant, "etcd_permission_grant", of("permission", applyPermissionGrant)},
+		{KindPermissionRevoke, "etcd_permission_revoke", of("permission", applyPermissionRevoke)},
 		{KindMember, "etcd_member", applyMember},
 	} {
 		reg.Handle(k.kind, k.name, 1, func(tx *state.Tx, cmd *command.Command) ([]byte, error) {
@@ -164,6 +164,25 @@ func Register(reg *state.Registry) {
 		})
 	}
 	reg.AddIndex(IndexName, []state.TableID{Users, Roles, Meta, Members}, func() state.Index { return &index{} })
+}
+
+// applier carries a command out.
+type applier func(tx *state.Tx, payload []byte) (Outcome, error)
+
+// of makes the applier of a command that changes auth: apply gets its payload and
+// the state of auth as it is.
+func of[P any](what string, apply func(tx *state.Tx, m AuthMeta, p *P) (Outcome, error)) applier {
+	return func(tx *state.Tx, payload []byte) (Outcome, error) {
+		var p P
+		if err := decode(what, payload, &p); err != nil {
+			return 0, err
+		}
+		m, err := ReadMeta(tx)
+		if err != nil {
+			return 0, err
+		}
+		return apply(tx, m, &p)
+	}
 }
 
 // DecodeResult reads the result of a command.

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/goleak"
 
 	"nekoq/services/clock"
+	"nekoq/services/replica"
 	"nekoq/services/replica/local"
 	"nekoq/services/state"
 	"nekoq/services/watch"
@@ -26,6 +27,12 @@ func startLocal(tb testing.TB) []*warehousetest.Node {
 // localNode is a LocalSwitch without its doors.
 func localNode(tb testing.TB, clk clock.Clock) *warehousetest.Node {
 	tb.Helper()
+	return localNodeOver(tb, clk, func(r replica.Replica) replica.Replica { return r })
+}
+
+// localNodeOver is localNode whose services see the replica as over makes it.
+func localNodeOver(tb testing.TB, clk clock.Clock, over func(r replica.Replica) replica.Replica) *warehousetest.Node {
+	tb.Helper()
 	reg := state.NewRegistry()
 	warehousetest.Register(reg)
 	hub := watch.NewHub(watch.Options{})
@@ -40,7 +47,7 @@ func localNode(tb testing.TB, clk clock.Clock) *warehousetest.Node {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	n := warehousetest.NewNode(tb, r, hub, clk)
+	n := warehousetest.NewNode(tb, over(r), hub, clk)
 	r.Start()
 	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

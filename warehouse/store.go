@@ -325,8 +325,18 @@ func (s *Service) leased(ctx context.Context, id uint64, ttl, left time.Duration
 	if err != nil {
 		return Leased{}, err
 	}
-	h, err := s.Head(ctx, true)
-	return Leased{ID: id, TTL: ttl, Remaining: left, Token: token, Revision: h.Revision}, err
+	rev, err := s.done(ctx)
+	return Leased{ID: id, TTL: ttl, Remaining: left, Token: token, Revision: rev}, err
+}
+
+// done gives the key revision after something was done. The request's end, or this
+// node's, is not told as if it had not been.
+func (s *Service) done(ctx context.Context) (uint64, error) {
+	h, err := s.Head(context.WithoutCancel(ctx), true)
+	if err != nil {
+		return 0, errs.New(errs.OutcomeUnknown, "it was done, and this node stopped before it could answer").Wrap(err)
+	}
+	return h.Revision, nil
 }
 
 // KeepLease gives a lease its whole TTL again.
@@ -346,8 +356,7 @@ func (s *Service) RevokeLease(ctx context.Context, id uint64) (uint64, error) {
 	if _, err := s.leases.Revoke(ctx, id); err != nil {
 		return 0, err
 	}
-	h, err := s.Head(ctx, true)
-	return h.Revision, err
+	return s.done(ctx)
 }
 
 // LeaseTTL tells what a lease has left, with its keys in order when asked for.

@@ -79,6 +79,7 @@ type Node struct {
 	workers  sync.WaitGroup // that end when the queues close
 	helpers  sync.WaitGroup // that end with life
 	started  atomic.Bool
+	alone    bool // it was bootstrapped as the only voter in this process
 	stopOnce sync.Once
 	stopping chan struct{} // closed when Shutdown begins
 	failed   chan struct{}
@@ -246,6 +247,7 @@ func (n *Node) Bootstrap(servers []Server) error {
 		}
 		c.Servers = append(c.Servers, raft.Server{ID: raft.ServerID(s.ID), Address: raft.ServerAddress(s.Addr), Suffrage: suffrage})
 	}
+	n.alone = soleVoter(c, raft.ServerID(n.id))
 	if err := raft.BootstrapCluster(n.raftConfig(nil), n.logs, n.stable, n.snaps, nil, c); err != nil {
 		return errs.New(errs.Internal, "the first configuration cannot be written: %v", err).Wrap(err)
 	}
@@ -296,6 +298,9 @@ func (n *Node) Start() error {
 		}
 		return 0
 	}
+	if n.maybeAlone() {
+		trans.ownMessages(n.life, n.helpers.Go)
+	}
 	r, err := raft.NewRaft(n.raftConfig(notify), n.fsm, n.logs, n.stable, n.snaps, trans)
 	if err != nil {
 		_ = trans.Close()
@@ -322,6 +327,9 @@ func (n *Node) Start() error {
 	n.helpers.Go(func() { n.logs.runTrim(n.holdLog, n.life.Done()) })
 	n.helpers.Go(func() { n.disk.run(n.cfg.DiskCheckInterval, n.life.Done()) })
 	n.helpers.Go(n.watchMachine)
+	if trans.own != nil {
+		n.helpers.Go(func() { n.standNow(r, trans) })
+	}
 	return nil
 }
 

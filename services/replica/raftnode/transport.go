@@ -27,6 +27,7 @@ import (
 type transport struct {
 	*raft.NetworkTransport
 	maxBytes int64
+	own      chan raft.RPC // nil, or where all messages to raft go through
 }
 
 var (

@@ -25,6 +25,12 @@ func (e *Elections) Acquire(ctx context.Context, s *Session, name, candidate str
 	return (*Client)(e).claim(ctx, api.ClaimRequest{Kind: api.TokenElection, Name: name, Holder: candidate, Lease: s.ID(), Stay: true})
 }
 
+// Try leads if nobody else does; else lead is nil, the claim tells who leads, and the
+// candidate does not stay in line.
+func (e *Elections) Try(ctx context.Context, s *Session, name, candidate string) (lead *Lock, now Claim, err error) {
+	return (*Client)(e).try(ctx, api.TokenElection, s, name, candidate)
+}
+
 // Leader tells who leads, and who waits.
 func (e *Elections) Leader(ctx context.Context, name string) (Claim, error) {
 	return (*Client)(e).look(ctx, api.TokenElection, name)
@@ -32,8 +38,12 @@ func (e *Elections) Leader(ctx context.Context, name string) (Claim, error) {
 
 // Observe tells who leads, now and on every change, until ctx ends.
 func (e *Elections) Observe(ctx context.Context, name string) (*Observation, error) {
-	r := api.LookRequest{Kind: api.TokenElection, Name: name}
-	s, err := (*Client)(e).stream(ctx, api.MethodObserve, func() ([]byte, error) { return r.Append(nil), nil })
+	return (*Client)(e).observe(ctx, api.TokenElection, name)
+}
+
+func (c *Client) observe(ctx context.Context, kind api.TokenKind, name string) (*Observation, error) {
+	r := api.LookRequest{Kind: kind, Name: name}
+	s, err := c.stream(ctx, api.MethodObserve, func() ([]byte, error) { return r.Append(nil), nil })
 	if err != nil {
 		return nil, err
 	}

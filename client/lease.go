@@ -54,6 +54,12 @@ func (l *Leases) Get(ctx context.Context, id uint64) (LeaseInfo, error) {
 	return l.call(ctx, api.MethodLeaseGet, api.LeaseRequest{ID: id, Keys: true})
 }
 
+// List gives the leases that there are, but not those of single keys with a time to live.
+func (l *Leases) List(ctx context.Context) ([]uint64, error) {
+	res, err := (*Client)(l).KV().upkeep(ctx, &api.UpkeepRequest{Do: api.UpkeepLeases}, false)
+	return res.Leases, err
+}
+
 // Session is a lease that is kept alive in the background until Close, or until it is
 // lost: then Done is closed.
 type Session struct {

@@ -38,10 +38,18 @@ func (l *Locks) Acquire(ctx context.Context, s *Session, name, holder string) (*
 
 // Try takes a lock if it is free; else held is nil and the claim tells who has it.
 func (l *Locks) Try(ctx context.Context, s *Session, name, holder string) (held *Lock, now Claim, err error) {
-	c := (*Client)(l)
-	now, err = c.claim(ctx, api.ClaimRequest{Kind: api.TokenLock, Name: name, Holder: holder, Lease: s.ID()})
+	return (*Client)(l).try(ctx, api.TokenLock, s, name, holder)
+}
+
+// Observe tells who holds a lock, now and on every change, until ctx ends.
+func (l *Locks) Observe(ctx context.Context, name string) (*Observation, error) {
+	return (*Client)(l).observe(ctx, api.TokenLock, name)
+}
+
+func (c *Client) try(ctx context.Context, kind api.TokenKind, s *Session, name, holder string) (held *Lock, now Claim, err error) {
+	now, err = c.claim(ctx, api.ClaimRequest{Kind: kind, Name: name, Holder: holder, Lease: s.ID()})
 	if err == nil && now.Held {
-		held = &Lock{Token: now.Token, name: name, kind: api.TokenLock, session: s, c: c}
+		held = &Lock{Token: now.Token, name: name, kind: kind, session: s, c: c}
 	}
 	return held, now, err
 }
@@ -86,10 +94,15 @@ func (c *Client) hold(ctx context.Context, kind api.TokenKind, s *Session, name,
 		case err != nil && !retryClaim(err):
 			return nil, err
 		}
+		pause := time.Duration(0)
+		if err != nil { // a client that gives up at once must not ask without a pause
+			pause = jitter(c.cfg.BackoffMin)
+		}
 		select {
 		case <-s.Done():
 			return nil, s.Err()
-		default:
+		case <-ctx.Done():
+		case <-time.After(pause):
 		}
 	}
 }

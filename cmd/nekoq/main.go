@@ -15,7 +15,7 @@ import (
 func main() {
 	env := cli.Standard()
 	env.Version = app.Version
-	env.Connect = cli.Dial
+	env.Connect, env.Patient = cli.Dial, cli.DialPatient
 	env.Serve = serve
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()

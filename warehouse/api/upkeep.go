@@ -9,6 +9,7 @@ const (
 	UpkeepSetLimit = "set_limit" // Limits
 	UpkeepDefrag   = "defrag"
 	UpkeepSpace    = "space"
+	UpkeepLeases   = "leases"
 )
 
 // UpkeepRequest is the JSON message of MethodUpkeep.
@@ -33,6 +34,7 @@ type UpkeepResult struct {
 	Quotas      []Quota      `json:"quotas,omitempty"`
 	Alarms      []string     `json:"alarms,omitempty"`
 	Space       Space        `json:"space"`
+	Leases      []uint64     `json:"leases,omitempty"`
 }
 
 // Quota is the quota of a prefix and its use. A zero limit is none.

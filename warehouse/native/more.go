@@ -225,6 +225,16 @@ func (d *door) upkeep(ctx context.Context, req, dst []byte) ([]byte, error) {
 	if err := json.Unmarshal(req, &r); err != nil {
 		return nil, errs.New(errs.ProtocolViolation, "warehouse: a damaged upkeep request").Wrap(err)
 	}
+	if r.Do == api.UpkeepLeases {
+		if err := d.ask(ctx, auth.Read, "lease", ""); err != nil {
+			return nil, err
+		}
+		ids, rev, err := d.svc.Leases(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return appendJSON(dst, &api.UpkeepResult{Revision: rev, Leases: ids})
+	}
 	span := api.Span{Key: r.Key, End: r.End}
 	action := auth.Admin
 	switch r.Do {
@@ -248,6 +258,10 @@ func (d *door) upkeep(ctx context.Context, req, dst []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return appendJSON(dst, &res)
+}
+
+func appendJSON(dst []byte, res *api.UpkeepResult) ([]byte, error) {
 	b, err := json.Marshal(res)
 	if err != nil {
 		return nil, errs.New(errs.Internal, "internal error").Wrap(err)
@@ -295,5 +309,5 @@ func (d *door) maintain(ctx context.Context, r *api.UpkeepRequest, span api.Span
 		res.Space = api.Space{File: s.File, InUse: s.InUse, Used: s.Used, Limit: s.Limit}
 		return res, err
 	}
-	return res, errs.Invalid("do", r.Do, "revert, diff, set_quota, quotas, set_limit, defrag or space")
+	return res, errs.Invalid("do", r.Do, "revert, diff, set_quota, quotas, set_limit, defrag, space or leases")
 }

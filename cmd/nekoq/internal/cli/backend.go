@@ -20,6 +20,15 @@ func Dial(endpoints []string, timeout time.Duration) (Backend, error) {
 	return backend{c}, nil
 }
 
+// DialPatient is Env.Patient over the Go client: it tries on.
+func DialPatient(endpoints []string, timeout time.Duration) (Backend, error) {
+	c, err := client.New(client.Config{Endpoints: endpoints, Timeout: timeout, Name: "nekoq-cli"})
+	if err != nil {
+		return nil, err
+	}
+	return backend{c}, nil
+}
+
 // backend is the Go client as Backend.
 type backend struct{ *client.Client }
 
@@ -71,6 +80,9 @@ func (b backend) Put(ctx context.Context, r keys.PutRequest) (keys.WriteResult, 
 	}
 	if r.TTL != 0 {
 		o = append(o, client.WithTTL(r.TTL))
+	}
+	if r.Lease != 0 {
+		o = append(o, client.WithLease(r.Lease))
 	}
 	return b.KV().Put(ctx, string(r.Key), r.Value, o...)
 }

@@ -34,6 +34,8 @@ type Env struct {
 	Serve func(ctx context.Context, cfg configs.Config) error
 	// Connect opens the online commands' connection.
 	Connect func(endpoints []string, timeout time.Duration) (Backend, error)
+	// Patient is Connect for commands that go on over the loss of servers.
+	Patient func(endpoints []string, timeout time.Duration) (Backend, error)
 }
 
 // The exit codes.
@@ -57,7 +59,7 @@ var exitCodes = []struct {
 	{exitError, "an error that has no code of its own below"},
 	{exitUsage, "the command line, the configuration or an argument is not valid"},
 	{exitNotFound, "no such key, generator, member or lease"},
-	{exitConflict, "the present state is another than demanded: it exists already, has another revision, or a precondition fails"},
+	{exitConflict, "the present state is another than demanded: it exists already, has another revision, a precondition fails, another holds the lock, or it was lost"},
 	{exitUnavailable, "no server answered in time, or none can answer now (no leader, stopping, too busy): nothing was done"},
 	{exitUnknown, "a write was sent and its outcome is not known: read before trying again"},
 	{exitDenied, "not allowed"},
@@ -120,7 +122,7 @@ func (a *app) root() *cobra.Command {
 		c.GroupID = "server"
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{a.id(), a.kv(), a.area(), a.conf(), a.cluster(), a.services()} {
+	for _, c := range []*cobra.Command{a.id(), a.kv(), a.lock(), a.elect(), a.area(), a.conf(), a.cluster(), a.services()} {
 		c.GroupID = "online"
 		a.onlineFlags(c)
 		root.AddCommand(c)
@@ -167,6 +169,9 @@ func (a *app) report(err error) int {
 	if !a.running && !isOurs(err) { // cobra's own words for a bad command line
 		err = errs.New(errs.InvalidArgument, "%s; see nekoq --help", strings.TrimSuffix(err.Error(), "\n"))
 	}
+	if exit, ok := errors.AsType[commandExit](err); ok {
+		return int(exit)
+	}
 	if !isOurs(err) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
 		fmt.Fprintf(a.Stderr, "nekoq: %v\n", err)
 		return exitError
@@ -207,12 +212,13 @@ func isOurs(err error) bool {
 
 func exitCode(code errs.Code) int {
 	switch code {
-	case errs.InvalidArgument, errs.UnknownField, errs.BadPageToken, errs.FutureRevision, errs.TooLarge:
+	case errs.InvalidArgument, errs.UnknownField, errs.BadPageToken, errs.FutureRevision, errs.TooLarge,
+		errs.DuplicateKey, errs.TooManyOps:
 		return exitUsage
 	case errs.NotFound, errs.LeaseNotFound:
 		return exitNotFound
 	case errs.AlreadyExists, errs.RevisionMismatch, errs.Conflict, errs.FailedPrecond, errs.Compacted,
-		errs.SessionExpired, errs.StaleToken, errs.IdentityRefused, errs.VersionTooOld:
+		errs.SessionExpired, errs.StaleToken, errs.NotLeader, errs.IdentityRefused, errs.VersionTooOld:
 		return exitConflict
 	case errs.NoLeader, errs.Unavailable, errs.ShuttingDown, errs.DeadlineExceeded, errs.TooManyRequests,
 		errs.ServiceOff, errs.WatcherTooSlow, errs.WatchReset, errs.StorageFull, errs.ClockMovedBack:

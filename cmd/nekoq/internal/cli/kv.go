@@ -77,14 +77,22 @@ func (a *app) kvPut() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use: "put KEY [VALUE|-]", Short: "Write a key", Args: cobra.RangeArgs(1, 2),
+		Example: `  nekoq kv put app/db 'host=db1'
+  nekoq kv put app/cert - < cert.pem
+  nekoq kv put app/lease-me here --ttl 30s
+  nekoq kv put app/db 'host=db2' --if-revision 17`,
 		Long: "Write a key. The value is the argument, the standard input for -, or a file with --file; it may be any bytes.",
 	}
 	condition := ifRevision(cmd)
 	cmd.Flags().DurationVar(&r.TTL, "ttl", 0, "delete the key after this time, unless it is put again")
+	cmd.Flags().Uint64Var(&r.Lease, "lease", 0, "hang the key on this lease: it is deleted with it")
 	cmd.Flags().StringVar(&file, "file", "", "read the value from a file")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		if cmd.Flags().Changed("ttl") && r.TTL <= 0 {
 			return errs.Invalid("--ttl", r.TTL, "a duration above 0, such as 30s")
+		}
+		if r.Lease != 0 && r.TTL != 0 {
+			return errs.New(errs.InvalidArgument, "--ttl and --lease: a key has one or the other")
 		}
 		if r.Value, err = a.value(args[1:], file); err != nil {
 			return err
@@ -226,10 +234,18 @@ func showKey(t *table, kv keys.KV) {
 func (a *app) kvDel() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "del KEY", Aliases: []string{"delete"}, Short: "Delete a key", Args: cobra.ExactArgs(1),
-		Long: "Delete a key. One that does not exist is no error, unless --if-revision demands it.",
+		Long:    "Delete a key, or with --prefix all keys that begin so, as one revision. One that does not exist is no error, unless --if-revision demands it.",
+		Example: "  nekoq kv del app/db --if-revision 17\n  nekoq kv del --prefix app/old/",
 	}
 	condition := ifRevision(cmd)
+	prefix := cmd.Flags().Bool("prefix", false, "all keys that begin with KEY")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *prefix {
+			if cmd.Flags().Changed("if-revision") {
+				return errs.New(errs.InvalidArgument, "--if-revision is of one key, and does not go with --prefix")
+			}
+			return a.delPrefix(cmd, args[0])
+		}
 		return a.online(cmd, func(ctx context.Context, b Backend) error {
 			w, err := b.Delete(ctx, keys.DeleteRequest{Key: []byte(args[0]), If: condition()})
 			if err != nil {
@@ -247,6 +263,22 @@ func (a *app) kvDel() *cobra.Command {
 		})
 	}
 	return cmd
+}
+
+func (a *app) delPrefix(cmd *cobra.Command, prefix string) error {
+	return a.store(cmd, func(ctx context.Context, s Store) error {
+		n, rev, err := s.KV().DeletePrefix(ctx, prefix)
+		if err != nil {
+			return err
+		}
+		return a.emit(map[string]uint64{"deleted": n, "revision": rev}, func(t *table) {
+			if n == 0 {
+				t.row("nothing to delete")
+				return
+			}
+			t.row(fmt.Sprintf("%d deleted at revision %d", n, rev))
+		})
+	})
 }
 
 func (a *app) kvList() *cobra.Command {

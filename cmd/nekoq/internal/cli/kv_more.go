@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -34,13 +33,21 @@ func (a *app) store(cmd *cobra.Command, fn func(ctx context.Context, s Store) er
 
 func (a *app) kvMore() []*cobra.Command {
 	return []*cobra.Command{
-		a.kvDiff(), a.kvRollback(), a.kvQuota(), a.kvSpace(), a.kvDefrag(), a.kvLease(),
-		a.kvClaims("lock", "locks", func(ctx context.Context, s Store, name string) (client.Claim, error) {
-			return s.Locks().Look(ctx, name)
-		}),
-		a.kvClaims("election", "elections", func(ctx context.Context, s Store, name string) (client.Claim, error) {
-			return s.Elections().Leader(ctx, name)
-		}),
+		a.kvTxn(), a.kvDiff(), a.kvRollback(), a.kvFolder(), a.kvQuota(), a.kvSpace(), a.kvDefrag(), a.kvLease(),
+		a.kvClaims("lock", "locks", "nekoq lock NAME takes one.",
+			func(ctx context.Context, s Store, name string) (client.Claim, error) {
+				return s.Locks().Look(ctx, name)
+			},
+			func(ctx context.Context, s Store, name string) (*client.Observation, error) {
+				return s.Locks().Observe(ctx, name)
+			}),
+		a.kvClaims("election", "elections", "nekoq elect NAME VALUE stands for one.",
+			func(ctx context.Context, s Store, name string) (client.Claim, error) {
+				return s.Elections().Leader(ctx, name)
+			},
+			func(ctx context.Context, s Store, name string) (*client.Observation, error) {
+				return s.Elections().Observe(ctx, name)
+			}),
 	}
 }
 
@@ -58,7 +65,10 @@ func spanArg(cmd *cobra.Command) func(arg string) client.KeySpan {
 func (a *app) kvDiff() *cobra.Command {
 	var from, to uint64
 	var limit int
-	cmd := &cobra.Command{Use: "diff KEY", Short: "Show what differs between two revisions", Args: cobra.ExactArgs(1)}
+	cmd := &cobra.Command{
+		Use: "diff KEY", Short: "Show what differs between two revisions", Args: cobra.ExactArgs(1),
+		Example: "  nekoq kv diff --prefix app/ --from 120\n  nekoq kv diff app/db --from 120 --to 130",
+	}
 	span := spanArg(cmd)
 	cmd.Flags().Uint64Var(&from, "from", 0, "older revision")
 	cmd.Flags().Uint64Var(&to, "to", 0, "newer revision; 0 is the newest")
@@ -115,7 +125,10 @@ func (a *app) kvRollback() *cobra.Command {
 }
 
 func (a *app) kvQuota() *cobra.Command {
-	cmd := &cobra.Command{Use: "quota", Short: "Show and set quotas of prefixes", Args: cobra.NoArgs, RunE: help}
+	cmd := &cobra.Command{
+		Use: "quota", Short: "Show and set quotas of prefixes", Args: cobra.NoArgs, RunE: help,
+		Example: "  nekoq kv quota set tenant-a/ --bytes 104857600 --keys 10000\n  nekoq kv quota set tenant-a/ --write-rate 500\n  nekoq kv quota list",
+	}
 	list := &cobra.Command{Use: "list", Short: "List quotas with their use", Args: cobra.NoArgs}
 	list.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.store(cmd, func(ctx context.Context, s Store) error {
@@ -155,7 +168,12 @@ func most0(n uint64) string {
 
 func (a *app) kvSpace() *cobra.Command {
 	var limit uint64
-	cmd := &cobra.Command{Use: "space", Short: "Show the space of the store, or set its limit", Args: cobra.NoArgs}
+	cmd := &cobra.Command{
+		Use: "space", Aliases: []string{"alarms"}, Short: "Show the space of the store and its alarms, or set its limit", Args: cobra.NoArgs,
+		Long: `Show the space of the store: its limit, what is used of it, the state file of the server that answers, and the alarms. Those are space_80 and
+space_95 at 80 and 95 % of the limit, and no_space when puts are refused. They go by themselves when space returns.`,
+		Example: "  nekoq kv space\n  nekoq kv space --set-limit 17179869184",
+	}
 	cmd.Flags().Uint64Var(&limit, "set-limit", 0, "set the limit of the whole store in bytes; 0 is the default of 8 GiB")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.store(cmd, func(ctx context.Context, s Store) error {
@@ -164,7 +182,8 @@ func (a *app) kvSpace() *cobra.Command {
 					return err
 				}
 			}
-			return a.space(s.KV().Space(ctx))
+			sp, alarms, err := s.KV().Space(ctx)
+			return a.space(sp, alarms, true, err)
 		})
 	}
 	return cmd
@@ -178,117 +197,30 @@ type spaceJSON struct {
 	Alarms         []string `json:"alarms"`
 }
 
-func (a *app) space(sp client.KeySpace, alarms []string, err error) error {
+// space shows it; asked is whether the alarms are known.
+func (a *app) space(sp client.KeySpace, alarms []string, asked bool, err error) error {
 	if err != nil {
 		return err
 	}
 	return a.emit(spaceJSON{sp.Limit, sp.Used, sp.File, sp.InUse, append([]string{}, alarms...)}, func(t *table) {
 		t.row("used", fmt.Sprintf("%d of %d bytes", sp.Used, sp.Limit))
 		t.row("file", fmt.Sprintf("%d bytes, %d in use", sp.File, sp.InUse))
-		if len(alarms) > 0 {
+		if asked {
 			t.row("alarms", strings.Join(alarms, " "))
 		}
 	})
 }
 
 func (a *app) kvDefrag() *cobra.Command {
-	cmd := &cobra.Command{Use: "defrag", Short: "Give the free space of the server's file back to its disk", Args: cobra.NoArgs}
+	cmd := &cobra.Command{
+		Use: "defrag", Short: "Give the free space of the server's file back to its disk", Args: cobra.NoArgs,
+		Long:    "Give the free space of the state file of the server that answers back to its disk; it goes on serving. Name one server with --endpoints.",
+		Example: "  nekoq kv defrag --endpoints 127.0.0.1:9313",
+	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.store(cmd, func(ctx context.Context, s Store) error {
 			sp, err := s.KV().Defragment(ctx)
-			return a.space(sp, nil, err)
-		})
-	}
-	return cmd
-}
-
-type leaseJSON struct {
-	ID        string   `json:"id"`
-	TTL       string   `json:"ttl"`
-	Remaining string   `json:"remaining"`
-	Token     uint64   `json:"token"`
-	Keys      []string `json:"keys,omitempty"`
-}
-
-func (a *app) kvLease() *cobra.Command {
-	cmd := &cobra.Command{Use: "lease", Short: "Grant, keep and revoke leases", Args: cobra.NoArgs, RunE: help}
-	show := func(l client.LeaseInfo, err error) error {
-		if err != nil {
-			return err
-		}
-		out := leaseJSON{ID: fmt.Sprint(l.ID), TTL: l.TTL.String(), Remaining: l.Remaining.String(), Token: l.Token}
-		for _, k := range l.Keys {
-			out.Keys = append(out.Keys, string(k))
-		}
-		return a.emit(out, func(t *table) {
-			t.row("lease", out.ID)
-			t.row("ttl", out.TTL)
-			t.row("remaining", out.Remaining)
-			for _, k := range l.Keys {
-				t.row("key", printable(k, valueWidth))
-			}
-		})
-	}
-	one := func(use, short string, fn func(ctx context.Context, l *client.Leases, id uint64) error) *cobra.Command {
-		c := &cobra.Command{Use: use + " ID", Short: short, Args: cobra.ExactArgs(1)}
-		c.RunE = func(cmd *cobra.Command, args []string) error {
-			id, err := strconv.ParseUint(args[0], 10, 64)
-			if err != nil {
-				return errs.Invalid("ID", args[0], "the number of a lease")
-			}
-			return a.store(cmd, func(ctx context.Context, s Store) error { return fn(ctx, s.Leases(), id) })
-		}
-		return c
-	}
-	grant := &cobra.Command{Use: "grant TTL", Short: "Grant a lease, such as 30s", Args: cobra.ExactArgs(1)}
-	grant.RunE = func(cmd *cobra.Command, args []string) error {
-		ttl, err := time.ParseDuration(args[0])
-		if err != nil {
-			return errs.Invalid("TTL", args[0], "a duration such as 30s")
-		}
-		return a.store(cmd, func(ctx context.Context, s Store) error { return show(s.Leases().Grant(ctx, ttl)) })
-	}
-	cmd.AddCommand(grant,
-		one("get", "Show what a lease has left, and its keys", func(ctx context.Context, l *client.Leases, id uint64) error { return show(l.Get(ctx, id)) }),
-		one("keepalive", "Give a lease its whole time again", func(ctx context.Context, l *client.Leases, id uint64) error { return show(l.KeepAlive(ctx, id)) }),
-		one("revoke", "End a lease and delete its keys", func(ctx context.Context, l *client.Leases, id uint64) error { return l.Revoke(ctx, id) }),
-	)
-	return cmd
-}
-
-type claimJSON struct {
-	Holder  string   `json:"holder"`
-	Token   uint64   `json:"token"`
-	Since   string   `json:"since,omitempty"`
-	Lease   string   `json:"lease,omitempty"`
-	Waiting []string `json:"waiting"`
-}
-
-// kvClaims shows locks or elections.
-func (a *app) kvClaims(one, many string, look func(ctx context.Context, s Store, name string) (client.Claim, error)) *cobra.Command {
-	cmd := &cobra.Command{Use: one + " NAME", Short: "Show who holds one of the " + many + ", its fencing token, and who waits", Args: cobra.ExactArgs(1)}
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return a.store(cmd, func(ctx context.Context, s Store) error {
-			c, err := look(ctx, s, args[0])
-			if err != nil {
-				return err
-			}
-			out := claimJSON{Holder: c.Holder, Token: c.Token, Lease: leaseText(c.Lease), Waiting: append([]string{}, c.Waiting...)}
-			if c.Token != 0 {
-				out.Since = stamp(c.Since)
-			}
-			return a.emit(out, func(t *table) {
-				if c.Token == 0 {
-					t.row("nobody")
-					return
-				}
-				t.row("holder", c.Holder)
-				t.row("token", c.Token)
-				t.row("since", when(c.Since))
-				for _, w := range c.Waiting {
-					t.row("waiting", w)
-				}
-			})
+			return a.space(sp, nil, false, err)
 		})
 	}
 	return cmd

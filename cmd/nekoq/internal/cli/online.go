@@ -110,8 +110,13 @@ func (a *app) online(cmd *cobra.Command, fn func(ctx context.Context, b Backend)
 }
 
 // connected is online without a deadline, for what waits by intent.
-func (a *app) connected(fn func(b Backend) error) (err error) {
-	b, err := a.Connect(a.endpoints, a.timeout)
+func (a *app) connected(fn func(b Backend) error) error { return a.over(a.Connect, fn) }
+
+// patiently is connected for what goes on over the loss of servers.
+func (a *app) patiently(fn func(b Backend) error) error { return a.over(a.Patient, fn) }
+
+func (a *app) over(connect func(endpoints []string, timeout time.Duration) (Backend, error), fn func(b Backend) error) (err error) {
+	b, err := connect(a.endpoints, a.timeout)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"runtime"
 
 	"github.com/spf13/cobra"
@@ -147,8 +148,10 @@ func (a *app) version() *cobra.Command {
 }
 
 // line writes v as JSON on one line, for a stream of them.
-func (a *app) line(v any) error {
-	enc := json.NewEncoder(a.Stdout)
+func (a *app) line(v any) error { return a.lineTo(a.Stdout, v) }
+
+func (a *app) lineTo(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
 }

@@ -142,9 +142,10 @@ func (s *Service) write(ctx context.Context, kind command.Kind, payload []byte) 
 }
 
 func (s *Service) propose(ctx context.Context, kind command.Kind, payload []byte) (replica.Result, error) {
-	res, err := s.replica.Propose(ctx, command.Command{
-		Kind: kind, RequestID: command.RequestIDFrom(ctx), Actor: actor(ctx), Payload: payload,
-	})
+	p := auth.FromContext(ctx)
+	res, err := s.replica.Propose(ctx, p.Guard.Over(command.Command{
+		Kind: kind, RequestID: command.RequestIDFrom(ctx), Actor: actor(&p), Payload: payload,
+	}))
 	if err != nil {
 		s.metrics.refused.Inc()
 	}
@@ -152,8 +153,8 @@ func (s *Service) propose(ctx context.Context, kind command.Kind, payload []byte
 }
 
 // actor names who writes, cut to what a command can carry.
-func actor(ctx context.Context) string {
-	a := auth.FromContext(ctx).Actor()
+func actor(p *auth.Principal) string {
+	a := p.Actor()
 	return a[:min(len(a), 255)]
 }
 

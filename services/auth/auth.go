@@ -3,7 +3,11 @@
 // behind the same interface.
 package auth
 
-import "context"
+import (
+	"context"
+
+	"nekoq/services/command"
+)
 
 // Principal is who asks: a name and the door it came through ("http", "native",
 // "etcd", "cli", "internal"), with the peer's address.
@@ -11,6 +15,8 @@ type Principal struct {
 	Name string
 	Door string
 	Addr string
+	// Guard is the condition under which its writes are carried out; nil is none.
+	Guard *command.Guard
 }
 
 // Actor is the form that goes into commands for the audit: "door:name".

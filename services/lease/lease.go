@@ -222,10 +222,11 @@ func millis(ttl time.Duration) (uint64, error) {
 }
 
 func (s *Service) propose(ctx context.Context, kind command.Kind, payload []byte) (replica.Result, error) {
-	a := auth.FromContext(ctx).Actor()
-	return s.replica.Propose(ctx, command.Command{
+	p := auth.FromContext(ctx)
+	a := p.Actor()
+	return s.replica.Propose(ctx, p.Guard.Over(command.Command{
 		Kind: kind, RequestID: command.RequestIDFrom(ctx), Actor: a[:min(len(a), 255)], Payload: payload,
-	})
+	}))
 }
 
 // lead is the leader's loop. It knows the step of the clock that it saw last and

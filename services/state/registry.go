@@ -43,6 +43,7 @@ type kind struct {
 	name  string
 	since uint32
 	apply Applier
+	guard bool // HandleGuard's
 }
 
 type indexDef struct {

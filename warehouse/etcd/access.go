@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"strings"
 	"time"
 
@@ -47,6 +48,7 @@ type access struct {
 	user   string
 	rights *table.Rights
 	rev    uint64 // auth revision that was looked at
+	fresh  bool   // as new as the request
 }
 
 // access says who asks. With auth off it costs one look at this node's state; with
@@ -65,7 +67,35 @@ func (s *Door) access(ctx context.Context, fresh bool) (access, error) {
 			return access{}, err
 		}
 	}
-	return s.identify(ctx, a)
+	x, err := s.identify(ctx, a)
+	x.fresh = fresh
+	return x, err
+}
+
+// again tells whether a write that ended with *err is to be judged once more, and
+// looks at users and roles anew then. It is when they had changed when its turn came
+// (its guard says so), and when it was denied by what this node knows, which may be
+// behind.
+func (s *Door) again(ctx context.Context, x *access, err *error) bool {
+	switch {
+	case *err == nil || !x.on:
+		return false
+	case table.Changed(*err):
+	case x.fresh || !denied(*err):
+		return false
+	}
+	a, e := s.authNow(ctx)
+	if e != nil {
+		*err = e
+		return false
+	}
+	*x, *err = s.identify(ctx, a)
+	x.fresh = true
+	return true
+}
+
+func denied(err error) bool {
+	return errors.Is(err, rpctypes.ErrGRPCPermissionDenied) || errors.Is(err, rpctypes.ErrGRPCUserEmpty) || errors.Is(err, rpctypes.ErrGRPCInvalidAuthToken)
 }
 
 // identify reads the token of a request. A request without one is somebody without

@@ -198,9 +198,9 @@ func (s *Door) announce() {
 func (s *Door) propose(ctx context.Context, kind command.Kind, payload any) (table.Outcome, error) {
 	p := auth.FromContext(ctx)
 	actor := p.Actor()
-	res, err := s.deps.Replica.Propose(ctx, command.Command{
+	res, err := s.deps.Replica.Propose(ctx, p.Guard.Over(command.Command{
 		Kind: kind, RequestID: command.RequestIDFrom(ctx), Actor: actor[:min(len(actor), 255)], Payload: table.Encode(payload),
-	})
+	}))
 	if err != nil {
 		return 0, err
 	}

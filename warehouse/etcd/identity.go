@@ -7,6 +7,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"nekoq/services/auth"
+	"nekoq/warehouse/etcd/internal/table"
 )
 
 // idOf makes etcd's number of a node or cluster out of its name: stable, and never 0.
@@ -77,4 +78,15 @@ func as(ctx context.Context, user string) context.Context {
 	named := *callerOf(ctx)
 	named.Name = user
 	return &principalCtx{Context: ctx, p: &named}
+}
+
+// under is as for a write that was judged by x: it is carried out only if users and
+// roles are still those that were looked at when its turn comes in the log.
+func under(ctx context.Context, x *access) context.Context {
+	if !x.on {
+		return ctx
+	}
+	p := *callerOf(ctx)
+	p.Name, p.Guard = x.user, table.Guard(x.rev)
+	return &principalCtx{Context: ctx, p: &p}
 }

@@ -76,15 +76,17 @@ func (s *Door) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse, erro
 	if int64(len(r.Key)+len(r.Value)) > s.cfg.MaxRequestBytes {
 		return nil, rpctypes.ErrGRPCRequestTooLarge
 	}
-	x, err := s.access(ctx, true)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.mayPut(ctx, x, r); err != nil {
-		return nil, err
-	}
 	op := putOp(r)
-	res, err := s.store.PutOne(as(ctx, x.user), &op)
+	var res api.PutResult
+	x, err := s.access(ctx, false)
+	for more := true; more; more = s.again(ctx, &x, &err) {
+		if err == nil {
+			err = s.mayPut(ctx, x, r)
+		}
+		if err == nil {
+			res, err = s.store.PutOne(under(ctx, &x), &op)
+		}
+	}
 	if err != nil {
 		return nil, grpcError(ctx, err, missingKey)
 	}
@@ -121,15 +123,17 @@ func (s *Door) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (*pb.D
 	if int64(len(r.Key)+len(r.RangeEnd)) > s.cfg.MaxRequestBytes {
 		return nil, rpctypes.ErrGRPCRequestTooLarge
 	}
-	x, err := s.access(ctx, true)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.mayDelete(ctx, x, r); err != nil {
-		return nil, err
-	}
 	op := deleteOp(r)
-	res, err := s.store.DeleteRange(as(ctx, x.user), &op)
+	var res api.DeleteResult
+	x, err := s.access(ctx, false)
+	for more := true; more; more = s.again(ctx, &x, &err) {
+		if err == nil {
+			err = s.mayDelete(ctx, x, r)
+		}
+		if err == nil {
+			res, err = s.store.DeleteRange(under(ctx, &x), &op)
+		}
+	}
 	if err != nil {
 		return nil, grpcError(ctx, err)
 	}

@@ -53,17 +53,19 @@ func (s *Door) leaseUser(ctx context.Context) (access, error) {
 // LeaseRevoke implements etcd's Lease: who revokes must be allowed to delete every
 // key of the lease.
 func (s *Door) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error) {
-	x, err := s.access(ctx, true)
-	if err != nil {
-		return nil, err
+	var rev uint64
+	x, err := s.access(ctx, false)
+	for more := true; more; more = s.again(ctx, &x, &err) {
+		if err == nil {
+			err = s.mayWriteLease(ctx, x, uint64(r.ID))
+		}
+		if err == nil {
+			err = s.allow(ctx, x.user, auth.Write, "lease", nil, nil)
+		}
+		if err == nil {
+			rev, err = s.store.RevokeLease(under(ctx, &x), uint64(r.ID))
+		}
 	}
-	if err := s.mayWriteLease(ctx, x, uint64(r.ID)); err != nil {
-		return nil, err
-	}
-	if err := s.allow(ctx, x.user, auth.Write, "lease", nil, nil); err != nil {
-		return nil, err
-	}
-	rev, err := s.store.RevokeLease(as(ctx, x.user), uint64(r.ID))
 	if err != nil {
 		return nil, grpcError(ctx, err)
 	}

@@ -39,7 +39,12 @@ func node(t testing.TB, change ...func(*configs.Config)) *app.App {
 
 func start(t testing.TB, cfg configs.Config) *app.App {
 	t.Helper()
-	a, err := app.New(cfg, app.Deps{})
+	return startWith(t, cfg, app.Deps{})
+}
+
+func startWith(t testing.TB, cfg configs.Config, deps app.Deps) *app.App {
+	t.Helper()
+	a, err := app.New(cfg, deps)
 	if err != nil {
 		t.Fatal(err)
 	}

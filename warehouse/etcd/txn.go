@@ -27,22 +27,26 @@ func (s *Door) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, erro
 	if !readOnly(r) && int64(proto.Size(r)) > s.cfg.MaxRequestBytes {
 		return nil, rpctypes.ErrGRPCRequestTooLarge
 	}
-	x, err := s.access(ctx, !serializable(r))
-	if err != nil {
-		return nil, err
-	}
-	if err := s.mayTxn(ctx, x, r); err != nil {
-		return nil, err
-	}
 	t, err := txnOf(r)
 	if err != nil {
 		return nil, err
 	}
-	res, err := s.store.Txn(as(ctx, x.user), t)
+	reads := readOnly(r)
+	var res api.TxnResult
+	x, err := s.access(ctx, reads && !serializable(r))
+	x.fresh = x.fresh || reads
+	for more := true; more; more = s.again(ctx, &x, &err) {
+		if err == nil {
+			err = s.mayTxn(ctx, x, r)
+		}
+		if err == nil {
+			res, err = s.store.Txn(under(ctx, &x), t)
+		}
+	}
 	if err != nil {
 		return nil, grpcError(ctx, err, missingKey)
 	}
-	if readOnly(r) {
+	if reads {
 		if _, err := s.stillMay(ctx, x, func(x access) error { return s.mayTxn(ctx, x, r) }); err != nil {
 			return nil, err
 		}

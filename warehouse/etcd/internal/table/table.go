@@ -10,9 +10,12 @@ package table
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strconv"
 
 	"nekoq/services/command"
+	"nekoq/services/errs"
 	"nekoq/services/state"
 )
 
@@ -38,6 +41,7 @@ const (
 	KindPermissionGrant  command.Kind = 0x20a9 // Permit, JSON
 	KindPermissionRevoke command.Kind = 0x20aa // Permit, JSON
 	KindMember           command.Kind = 0x20b0 // Member, JSON
+	KindGuard            command.Kind = 0x20b1 // a command.Guard: auth revision, 8 bytes
 )
 
 // Root is the name of the user and of the role that may do everything.
@@ -163,6 +167,7 @@ func Register(reg *state.Registry) {
 			return binary.BigEndian.AppendUint64([]byte{byte(out)}, m.Revision), nil
 		})
 	}
+	reg.HandleGuard(KindGuard, "etcd_guarded", 1, unchanged)
 	reg.AddIndex(IndexName, []state.TableID{Users, Roles, Meta, Members}, func() state.Index { return &index{} })
 }
 
@@ -183,6 +188,36 @@ func of[P any](what string, apply func(tx *state.Tx, m AuthMeta, p *P) (Outcome,
 		}
 		return apply(tx, m, &p)
 	}
+}
+
+// Guard is the condition that auth is on and that no user, role or permission has
+// changed since a revision.
+func Guard(revision uint64) *command.Guard {
+	return &command.Guard{Kind: KindGuard, Condition: binary.BigEndian.AppendUint64(nil, revision)}
+}
+
+// changedField names the error of a guard that does not hold.
+const changedField = "auth_revision"
+
+func unchanged(tx *state.Tx, condition []byte) error {
+	if len(condition) != 8 {
+		return fmt.Errorf("etcd: a guard of %d bytes", len(condition))
+	}
+	m, err := ReadMeta(tx)
+	if err != nil {
+		return err
+	}
+	if want := binary.BigEndian.Uint64(condition); !m.Enabled || m.Revision != want {
+		return errs.New(errs.Conflict, "users, roles or permissions have changed while the request was under way").
+			With(errs.Detail{Field: changedField, Value: strconv.FormatUint(want, 10), Limit: strconv.FormatUint(m.Revision, 10)})
+	}
+	return nil
+}
+
+// Changed tells whether an error is that of a guard that does not hold.
+func Changed(err error) bool {
+	e, ok := errors.AsType[*errs.Error](err)
+	return ok && e.Code == errs.Conflict && len(e.Details) > 0 && e.Details[0].Field == changedField
 }
 
 // DecodeResult reads the result of a command.

@@ -45,16 +45,46 @@ func commands(n int) []command.Command {
 		}
 		k := kinds[r.IntN(len(kinds))]
 		now = now.Add(time.Second)
-		out = append(out, command.Command{Kind: k.kind, Time: now.UnixNano(), Payload: Encode(k.payload)})
+		c := command.Command{Kind: k.kind, Time: now.UnixNano(), Payload: Encode(k.payload)}
+		if r.IntN(4) == 0 {
+			c = Guard(uint64(r.IntN(600))).Over(c)
+		}
+		out = append(out, c)
 	}
 	return out
 }
 
+// beginning switches auth on and has a guard that holds and one that does not.
+func beginning() []command.Command {
+	role := func(name string) command.Command {
+		return command.Command{Kind: KindRoleAdd, Payload: Encode(Name{name})}
+	}
+	return []command.Command{
+		{Kind: KindUserAdd, Payload: Encode(User{Name: Root})},
+		{Kind: KindUserGrant, Payload: Encode(Grant{Root, Root})},
+		Guard(FirstRevision + 2).Over(role("early")), // auth is off
+		{Kind: KindEnable, Payload: Encode(Enable{Secret: []byte("s")})},
+		Guard(FirstRevision + 2).Over(role("x")),
+		Guard(FirstRevision + 2).Over(role("late")),
+	}
+}
+
 // The same log gives the same state, and what is refused writes nothing.
 func TestReplay(t *testing.T) {
-	got := replay.Check(t, Register, commands(600))
+	log := append(beginning(), commands(600)...)
+	got := replay.Check(t, Register, log)
 	seen := map[Outcome]int{}
+	held, changed := 0, 0
 	for i, r := range got.Results {
+		if r.Err != nil && Changed(r.Err) {
+			if changed++; r.Changed {
+				t.Errorf("command %d was refused by its guard and changed something", i)
+			}
+			continue
+		}
+		if log[i].Kind == KindGuard {
+			held++
+		}
 		out, _, err := DecodeResult(r.Data)
 		if err != nil || r.Err != nil {
 			t.Fatalf("command %d: %v %v", i, err, r.Err)
@@ -63,6 +93,9 @@ func TestReplay(t *testing.T) {
 			t.Errorf("command %d was refused (%d) and changed something", i, out)
 		}
 		seen[out]++
+	}
+	if held == 0 || got.Results[4].Err != nil || got.Results[2].Err == nil || got.Results[5].Err == nil {
+		t.Errorf("%d guards held and %d did not: %v %v %v", held, changed, got.Results[2].Err, got.Results[4].Err, got.Results[5].Err)
 	}
 	for _, o := range []Outcome{OK, UserExists, UserNotFound, RoleExists, RoleNotFound, RoleNotGranted, PermissionNotGranted, InvalidManagement, RootUserMissing, RootRoleMissing} {
 		if seen[o] == 0 {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	"nekoq/services/lease"
 	"nekoq/warehouse/api"
 )
 
@@ -52,6 +53,9 @@ type Leased struct {
 	Token     uint64   // store revision of the grant
 }
 
+// LeaseInfo describes a lease beside the keys: its Revision is the store's at the grant.
+type LeaseInfo = lease.Info
+
 // Store is what protocol doors build on; *Service is it.
 type Store interface {
 	// Range reads a span. It fails with future_revision and compacted.
@@ -69,6 +73,7 @@ type Store interface {
 	GrantLease(ctx context.Context, id uint64, ttl time.Duration) (Leased, error)
 	RevokeLease(ctx context.Context, id uint64) (revision uint64, err error)
 	KeepLease(ctx context.Context, id uint64) (Leased, error)
+	KeepLeases(ctx context.Context, ids []uint64, dst []LeaseInfo) ([]LeaseInfo, error)
 	LeaseTTL(ctx context.Context, id uint64, keys bool) (Leased, error)
 	Leases(ctx context.Context) (ids []uint64, revision uint64, err error)
 

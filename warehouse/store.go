@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"nekoq/services/errs"
+	"nekoq/services/lease"
 	"nekoq/services/lease/leasetable"
-	"nekoq/services/replica"
 	"nekoq/warehouse/api"
 	"nekoq/warehouse/internal/table"
 )
@@ -348,6 +348,15 @@ func (s *Service) KeepLease(ctx context.Context, id uint64) (Leased, error) {
 	return s.leased(ctx, i.ID, i.TTL, i.Remaining, i.Revision, err)
 }
 
+// KeepLeases is KeepLease of many, which cost little more than one. It appends to dst
+// what became of each, without the key revision; one that is gone has a TTL of 0.
+func (s *Service) KeepLeases(ctx context.Context, ids []uint64, dst []LeaseInfo) ([]LeaseInfo, error) {
+	if err := s.hasLeases(); err != nil {
+		return dst, err
+	}
+	return s.leases.KeepAliveAll(ctx, ids, dst)
+}
+
 // RevokeLease ends a lease and deletes its keys as one revision, which it gives.
 func (s *Service) RevokeLease(ctx context.Context, id uint64) (uint64, error) {
 	if err := s.hasLeases(); err != nil {
@@ -364,17 +373,22 @@ func (s *Service) LeaseTTL(ctx context.Context, id uint64, keys bool) (Leased, e
 	if err := s.hasLeases(); err != nil {
 		return Leased{}, err
 	}
-	i, err := s.leases.TimeToLive(ctx, id, replica.Linearizable, keys)
+	v, err := s.view(ctx, false)
 	if err != nil {
 		return Leased{}, err
 	}
-	out, err := s.leased(ctx, i.ID, i.TTL, i.Remaining, i.Revision, nil)
+	defer v.Release()
+	i, err := lease.Describe(v.View, id, keys)
+	if err != nil {
+		return Leased{}, err
+	}
+	out := Leased{ID: id, TTL: i.TTL, Remaining: i.Remaining, Token: i.Revision, Revision: v.meta.Revision}
 	for _, k := range i.Keys {
 		if k.Owner == leasetable.OwnerWarehouse && !bytes.HasPrefix(k.Key, systemPrefix) {
 			out.Keys = append(out.Keys, k.Key)
 		}
 	}
-	return out, err
+	return out, nil
 }
 
 // Leases gives the ids of all leases that users made.
@@ -382,25 +396,13 @@ func (s *Service) Leases(ctx context.Context) (ids []uint64, revision uint64, er
 	if err := s.hasLeases(); err != nil {
 		return nil, 0, err
 	}
-	from := uint64(0)
-	for {
-		page, more, err := s.leases.List(ctx, from, leasePage, replica.Linearizable)
-		if err != nil {
-			return nil, 0, err
-		}
-		for i := range page {
-			ids = append(ids, page[i].ID)
-		}
-		if !more {
-			break
-		}
-		from = page[len(page)-1].ID + 1
+	v, err := s.view(ctx, false)
+	if err != nil {
+		return nil, 0, err
 	}
-	h, err := s.Head(ctx, true)
-	return ids, h.Revision, err
+	defer v.Release()
+	return lease.IDs(v.View), v.meta.Revision, nil
 }
-
-const leasePage = 10_000
 
 // PutHolding is Put that is refused (stale_token) unless the token still holds.
 func (s *Service) PutHolding(ctx context.Context, r *api.PutRequest, token api.Token) (api.WriteResult, error) {

@@ -35,7 +35,7 @@ func Register(reg *state.Registry) *leasetable.Owners { return leasetable.Regist
 
 // Config is the [lease] section.
 type Config struct {
-	Tick            time.Duration `koanf:"tick" doc:"How often the leader advances the lease clock while leases exist. A lease ends late by at most 800ms, one tick and the time without a leader; never early."`
+	Tick            time.Duration `koanf:"tick" doc:"How often the leader advances the lease clock while leases exist. A lease ends late by at most 800ms, one tick and the time without a leader, and, once it was kept alive, a quarter of its TTL but no more than 1s; never early."`
 	ExpireBatch     int           `koanf:"expire_batch" doc:"Leases that one command of the expiry looks at. Other writes wait behind it, for some 10us a lease."`
 	ExpireParallel  int           `koanf:"expire_parallel" doc:"Expiry commands under way at once while many leases end together."`
 	ProposalTimeout time.Duration `koanf:"proposal_timeout" doc:"Longest time that the leader waits for one of its own commands before it looks again."`
@@ -132,75 +132,10 @@ func (s *Service) Grant(ctx context.Context, id uint64, ttl time.Duration, meta 
 	return answered(res)
 }
 
-// KeepAlive gives a lease its whole TTL again.
-func (s *Service) KeepAlive(ctx context.Context, id uint64) (Info, error) {
-	res, err := s.propose(ctx, leasetable.KindRenew, leasetable.AppendID(nil, id))
-	if err != nil {
-		return Info{}, err
-	}
-	return answered(res)
-}
-
 // Revoke ends a lease and deletes what hangs on it.
 func (s *Service) Revoke(ctx context.Context, id uint64) (revision uint64, err error) {
 	res, err := s.propose(ctx, leasetable.KindRevoke, leasetable.AppendID(nil, id))
 	return res.Revision, err
-}
-
-// TimeToLive tells how long a lease has left, with its keys if asked for.
-func (s *Service) TimeToLive(ctx context.Context, id uint64, c replica.Consistency, keys bool) (Info, error) {
-	v, _, err := s.replica.View(ctx, c)
-	if err != nil {
-		return Info{}, err
-	}
-	defer v.Release()
-	l, ok := leasetable.Find(v, id)
-	if !ok {
-		return Info{}, leasetable.ErrNotFound(id)
-	}
-	_, now := leasetable.Clock(v)
-	info := describe(l, now)
-	if keys {
-		leasetable.Keys(v, id, func(o leasetable.Owner, key []byte) bool {
-			info.Keys = append(info.Keys, Key{Owner: o, Key: append([]byte(nil), key...)})
-			return true
-		})
-	}
-	return info, nil
-}
-
-// List gives up to limit leases with ids from from on, in id order, without those
-// that belong to single keys.
-func (s *Service) List(ctx context.Context, from uint64, limit int, c replica.Consistency) (leases []Info, more bool, err error) {
-	if limit < 1 || limit > 10_000 {
-		return nil, false, errs.Invalid("limit", limit, "1 to 10000")
-	}
-	v, _, err := s.replica.View(ctx, c)
-	if err != nil {
-		return nil, false, err
-	}
-	defer v.Release()
-	_, now := leasetable.Clock(v)
-	leasetable.List(v, from, func(l leasetable.Lease) bool {
-		if l.Auto {
-			return true
-		}
-		if len(leases) == limit {
-			more = true
-			return false
-		}
-		leases = append(leases, describe(l, now))
-		return true
-	})
-	return leases, more, nil
-}
-
-func describe(l leasetable.Lease, now uint64) Info {
-	return Info{
-		ID: l.ID, TTL: time.Duration(l.TTL) * time.Millisecond,
-		Remaining: time.Duration(l.Remaining(now)) * time.Millisecond,
-		Revision:  l.Granted, Meta: append([]byte(nil), l.Meta...),
-	}
 }
 
 func answered(res replica.Result) (Info, error) {
@@ -363,16 +298,22 @@ func internal(ctx context.Context) context.Context {
 
 type metrics struct {
 	steps, expired, lost prometheus.Counter
+	covered, renewed     prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) metrics {
+	beats := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "nekoq_lease_keepalives_total", Help: "Keep-alives of leases on this node: answered from a view, or written to the log.",
+	}, []string{"by"})
 	m := metrics{
 		steps:   prometheus.NewCounter(prometheus.CounterOpts{Name: "nekoq_lease_clock_steps_total", Help: "Steps of the lease clock that this node made as leader."}),
 		expired: prometheus.NewCounter(prometheus.CounterOpts{Name: "nekoq_lease_expired_total", Help: "Leases that this node expired as leader."}),
 		lost:    prometheus.NewCounter(prometheus.CounterOpts{Name: "nekoq_lease_clock_lost_seconds_total", Help: "Time that the lease clock left out because a step took too long; leases end that much later."}),
+		covered: beats.WithLabelValues("view"),
+		renewed: beats.WithLabelValues("log"),
 	}
 	if reg != nil {
-		reg.MustRegister(m.steps, m.expired, m.lost)
+		reg.MustRegister(m.steps, m.expired, m.lost, beats)
 	}
 	return m
 }

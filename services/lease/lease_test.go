@@ -48,8 +48,10 @@ func newShared(tb testing.TB) *shared {
 // node is one node's view of shared.
 type node struct {
 	*shared
-	id   string
-	lead func(ctx context.Context, term uint64)
+	id     string
+	lead   func(ctx context.Context, term uint64)
+	hold   func(kind command.Kind) // called before a command is proposed
+	behind *shared                 // what stale views show; nil: the newest state
 }
 
 var _ replica.Replica = (*node)(nil)
@@ -57,6 +59,9 @@ var _ replica.Replica = (*node)(nil)
 func (n *node) Propose(ctx context.Context, cmd command.Command) (replica.Result, error) {
 	if ctx.Err() != nil {
 		return replica.Result{}, errs.From(ctx.Err())
+	}
+	if n.hold != nil {
+		n.hold(cmd.Kind)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -70,7 +75,10 @@ func (n *node) Propose(ctx context.Context, cmd command.Command) (replica.Result
 	return replica.Result{Index: n.index, Revision: r[0].Revision, Changed: r[0].Changed, Data: r[0].Data}, r[0].Err
 }
 
-func (n *node) View(context.Context, replica.Consistency) (*state.View, replica.Lag, error) {
+func (n *node) View(_ context.Context, c replica.Consistency) (*state.View, replica.Lag, error) {
+	if c == replica.Stale && n.behind != nil {
+		return n.behind.m.View(), replica.Lag{}, nil
+	}
 	return n.m.View(), replica.Lag{}, nil
 }
 func (n *node) Leader() (string, uint64) { return n.id, 1 }
@@ -157,8 +165,10 @@ func wait(tb testing.TB, what string, cond func() bool) {
 }
 
 func (m *member) alive(id uint64) bool {
-	_, err := m.TimeToLive(context.Background(), id, replica.Stale, false)
-	return err == nil
+	v := m.node.m.View()
+	defer v.Release()
+	_, ok := leasetable.Find(v, id)
+	return ok
 }
 
 // The remaining time survives changes of the leader: no full time again, no early

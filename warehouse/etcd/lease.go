@@ -98,7 +98,7 @@ func (s *Door) mayLease(ctx context.Context, x access, id uint64, may func(x acc
 }
 
 // LeaseKeepAlive implements etcd's Lease. Beats are answered in the order in which
-// they came; those that are under way together cost one round to the log.
+// they came; those that have come meanwhile are carried out together.
 func (s *Door) LeaseKeepAlive(stream pb.Lease_LeaseKeepAliveServer) error {
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
@@ -106,99 +106,114 @@ func (s *Door) LeaseKeepAlive(stream pb.Lease_LeaseKeepAliveServer) error {
 	if err := s.requireLeader(ctx, cancel); err != nil {
 		return err
 	}
-	pending := make(chan *beat, maxBeats)
-	sent := make(chan error, 1)
-	s.wg.Go(func() {
-		err := s.answerBeats(ctx, stream, pending)
-		cancel(err)
-		sent <- err
-	})
-	got := make(chan error, 1)
-	go func() { got <- s.takeBeats(ctx, stream, pending) }()
-	select {
-	case err := <-got:
-		close(pending)
-		if serr := <-sent; err == nil || errors.Is(err, io.EOF) {
-			return serr
-		}
-		return err
-	case <-ctx.Done():
-		err := context.Cause(ctx)
-		<-sent
-		if stream.Context().Err() != nil {
-			return stream.Context().Err()
-		}
-		return grpcError(context.Background(), err)
+	b := beats{door: s, stream: stream, came: make(chan int64, maxBeats)}
+	go b.take(ctx) // ends with the stream
+	err := b.serve(ctx)
+	switch {
+	case stream.Context().Err() != nil:
+		return stream.Context().Err()
+	case ctx.Err() != nil:
+		return grpcError(context.Background(), context.Cause(ctx))
 	}
+	return err
 }
 
-// maxBeats bounds the beats of one stream that are under way.
-const maxBeats = 64
+// maxBeats bounds the beats of one stream that are carried out together, and those
+// that wait meanwhile.
+const maxBeats = 256
 
-type beat struct {
-	id   int64
-	head *pb.ResponseHeader
-	done chan struct{}
-	ttl  int64
-	err  error
+// beats is one stream of keep-alives.
+type beats struct {
+	door   *Door
+	stream pb.Lease_LeaseKeepAliveServer
+	came   chan int64
+	end    error // of take, once came is closed; io.EOF when the client has no more
+	ids    []uint64
+	kept   []warehouse.LeaseInfo
 }
 
-func (s *Door) takeBeats(ctx context.Context, stream pb.Lease_LeaseKeepAliveServer, pending chan<- *beat) error {
+func (b *beats) take(ctx context.Context) {
+	defer close(b.came)
+	var r pb.LeaseKeepAliveRequest
 	for {
-		r, err := stream.Recv()
-		if err != nil {
-			return err
+		if b.end = b.stream.RecvMsg(&r); b.end != nil {
+			return
 		}
-		// The header is older than the renewal, so that a client never sees a beat
-		// succeed at a revision at which its keys were gone.
-		h, err := s.headNow(ctx)
-		if err != nil {
-			return err
-		}
-		b := &beat{id: r.ID, head: h, done: make(chan struct{})}
-		s.wg.Go(func() {
-			defer close(b.done)
-			b.ttl, b.err = s.renew(ctx, uint64(r.ID))
-		})
 		select {
-		case pending <- b:
+		case b.came <- r.ID:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return
 		}
 	}
 }
 
-func (s *Door) answerBeats(ctx context.Context, stream pb.Lease_LeaseKeepAliveServer, pending <-chan *beat) error {
+func (b *beats) serve(ctx context.Context) error {
+	by := as(ctx, "")
 	for {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case b, more := <-pending:
-			if !more {
-				return nil
-			}
-			<-b.done
-			if b.err != nil {
-				return b.err
-			}
-			if err := stream.Send(&pb.LeaseKeepAliveResponse{Header: b.head, ID: b.id, TTL: b.ttl}); err != nil {
+		more, err := b.collect(ctx)
+		if err != nil {
+			return err
+		}
+		if len(b.ids) > 0 {
+			if err := b.answer(by); err != nil {
 				return err
 			}
 		}
+		if !more {
+			if errors.Is(b.end, io.EOF) {
+				return nil
+			}
+			return b.end
+		}
 	}
 }
 
-// renew gives the TTL in seconds, 0 for a lease that is gone.
-func (s *Door) renew(ctx context.Context, id uint64) (int64, error) {
-	s.metrics.beats.Inc()
-	l, err := s.store.KeepLease(as(ctx, ""), id)
-	switch {
-	case errs.Has(err, errs.LeaseNotFound):
-		return 0, nil
-	case err != nil:
-		return 0, grpcError(ctx, err)
+// collect waits for a beat and takes with it what else has come. more is false at the
+// end of the stream.
+func (b *beats) collect(ctx context.Context) (more bool, err error) {
+	b.ids = b.ids[:0]
+	select {
+	case <-ctx.Done():
+		return false, context.Cause(ctx)
+	case id, more := <-b.came:
+		if !more {
+			return false, nil
+		}
+		b.ids = append(b.ids, uint64(id))
 	}
-	return seconds(l.TTL), nil
+	for len(b.ids) < maxBeats {
+		select {
+		case id, more := <-b.came:
+			if !more {
+				return false, nil
+			}
+			b.ids = append(b.ids, uint64(id))
+		default:
+			return true, nil
+		}
+	}
+	return true, nil
+}
+
+func (b *beats) answer(ctx context.Context) error {
+	s := b.door
+	s.metrics.beats.Add(float64(len(b.ids)))
+	// The header is older than the renewals, so that a client never sees a beat succeed
+	// at a revision at which its keys were gone.
+	h, err := s.headNow(ctx)
+	if err != nil {
+		return err
+	}
+	if b.kept, err = s.store.KeepLeases(ctx, b.ids, b.kept[:0]); err != nil {
+		return grpcError(ctx, err)
+	}
+	for i := range b.kept {
+		k := &b.kept[i] // one that is gone has a TTL of 0
+		if err := b.stream.Send(&pb.LeaseKeepAliveResponse{Header: h, ID: int64(k.ID), TTL: seconds(k.TTL)}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // LeaseTimeToLive implements etcd's Lease. A lease that is gone has a TTL of -1.

@@ -59,7 +59,7 @@ func Register(reg *state.Registry) *Owners {
 	reg.Handle(KindStep, "lease_step", 1, applyStep)
 	reg.Handle(KindExpire, "lease_expire", 1, o.applyExpire)
 	reg.Handle(KindGrant, "lease_grant", 1, applyGrant)
-	reg.Handle(KindRenew, "lease_renew", 1, applyRenew)
+	reg.Handle(KindRenew, "lease_renew", 1, o.applyRenew)
 	reg.Handle(KindRevoke, "lease_revoke", 1, o.applyRevoke)
 	return o
 }
@@ -74,15 +74,19 @@ func (o *Owners) OnRevoke(owner Owner, h Hook) {
 	slices.Sort(o.order)
 }
 
-// Revoke ends a lease and takes its keys away.
+// Revoke ends a lease, though its end may wait in line already, and takes its keys away.
 func (o *Owners) Revoke(tx *state.Tx, id uint64, cmd *command.Command) error {
-	l, ok := Find(tx, id)
+	l, ok := get(tx, id)
 	if !ok {
 		return ErrNotFound(id)
 	}
-	e := ending{id: id, keys: attached(tx, id)}
+	return o.end(tx, l, false, cmd)
+}
+
+func (o *Owners) end(tx *state.Tx, l Lease, expired bool, cmd *command.Command) error {
+	e := ending{id: l.ID, keys: attached(tx, l.ID)}
 	e.remove(tx, l.indexed)
-	return o.tell(tx, []ending{e}, false, cmd)
+	return o.tell(tx, []ending{e}, expired, cmd)
 }
 
 // Step payload: the step before, and the milliseconds measured since.
@@ -134,19 +138,42 @@ func applyGrant(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 	return appendResult(l), nil
 }
 
-// AppendID encodes the payload of KindRenew and KindRevoke.
+// AppendID encodes the payload of KindRevoke, and one lease of that of KindRenew.
 func AppendID(b []byte, id uint64) []byte { return binary.AppendUvarint(b, id) }
 
-func applyRenew(tx *state.Tx, cmd *command.Command) ([]byte, error) {
-	var id uint64
-	if err := fields(cmd, &id); err != nil {
-		return nil, err
+// MaxRenew is the number of leases that one renewal should name, so that it takes no
+// longer than other commands.
+const MaxRenew = 256
+
+// applyRenew renews the leases that it names. It refuses none: the result tells of
+// each what became of it. One that comes too late, while its end waits in line, ends
+// here: who is told that a lease is gone finds its keys gone too.
+func (o *Owners) applyRenew(tx *state.Tx, cmd *command.Command) ([]byte, error) {
+	b := make([]byte, 0, len(cmd.Payload)+16)
+	for rest := cmd.Payload; len(rest) > 0; {
+		id, n := binary.Uvarint(rest)
+		if n <= 0 {
+			return nil, fmt.Errorf("lease: command %#x: %w", cmd.Kind, errFields)
+		}
+		rest = rest[n:]
+		l, ok := Renew(tx, id)
+		if !ok {
+			if late, there := get(tx, id); there {
+				if err := o.end(tx, late, true, cmd); err != nil {
+					return nil, err
+				}
+			}
+		}
+		b = binary.AppendUvarint(binary.AppendUvarint(b, l.TTL), l.Granted)
 	}
-	l, err := Renew(tx, id)
-	if err != nil {
-		return nil, err
-	}
-	return appendResult(l), nil
+	return b, nil
+}
+
+// NextRenewed takes the outcome of the next lease off the result of KindRenew: its TTL
+// and the store revision of its grant, both 0 when it is unknown or has ended.
+func NextRenewed(b []byte) (ttl, granted uint64, rest []byte, err error) {
+	rest, err = uvarintsRest(b, &ttl, &granted)
+	return ttl, granted, rest, err
 }
 
 func (o *Owners) applyRevoke(tx *state.Tx, cmd *command.Command) ([]byte, error) {
@@ -157,13 +184,13 @@ func (o *Owners) applyRevoke(tx *state.Tx, cmd *command.Command) ([]byte, error)
 	return nil, o.Revoke(tx, id, cmd)
 }
 
-// appendResult is the result of a grant or renewal: id, TTL, grant revision.
+// appendResult is the result of a grant: id, TTL, grant revision.
 func appendResult(l Lease) []byte {
 	b := binary.AppendUvarint(make([]byte, 0, 24), l.ID)
 	return binary.AppendUvarint(binary.AppendUvarint(b, l.TTL), l.Granted)
 }
 
-// DecodeResult decodes the result of KindGrant and KindRenew: ID, TTL and Granted.
+// DecodeResult decodes the result of KindGrant: ID, TTL and Granted.
 func DecodeResult(b []byte) (Lease, error) {
 	var l Lease
 	err := uvarints(b, &l.ID, &l.TTL, &l.Granted)

@@ -16,7 +16,25 @@
 // that is being measured and by the step in flight. A deadline is therefore
 // now + Slack + TTL with Slack = 2 x MaxStep. So a lease never ends early. It ends
 // late by at most Slack + one tick + the time without a leader + the time its
-// expiry waits in line.
+// expiry waits in line, and Headroom where it was renewed.
+//
+// # Keep-alives that write nothing
+//
+// A renewal that takes a write sets the deadline to now + Slack + TTL + Headroom. A
+// lease whose deadline is at or after now + Slack + TTL is covered: a renewal of it
+// would change nothing. A keep-alive of a covered lease is therefore answered from a
+// linearizable view, on any node, and never becomes a command. That is right because a
+// linearizable view is the state at some moment between the request and its answer,
+// and a command that writes nothing could stand in the log at that moment and leave
+// the log's outcome as it is. What is promised is the row's deadline, which every
+// node has: a new leader keeps it, and an expiry, which is decided against the same
+// row by the same clock, ends the lease at that deadline and not before. In time:
+// when the view is taken the true clock is before the view's now + Slack, so a
+// covered lease lives for more than its TTL from then on.
+//
+// A stale view would not do. Its clock may stand still on a node that was cut off, so
+// that a lease looks covered there when it has ended. It may say that a lease is not
+// covered, though: that costs a command which may turn out to change nothing.
 //
 // # Rules
 //

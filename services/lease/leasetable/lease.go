@@ -145,7 +145,7 @@ func freeID(tx *state.Tx) uint64 {
 }
 
 // Find gives a lease that has not ended. A lease whose deadline has passed but
-// whose expiry still waits in line counts as ended.
+// whose expiry still waits in line counts as ended; Present gives it too.
 func Find(r state.Reader, id uint64) (Lease, bool) {
 	l, ok := get(r, id)
 	if !ok {
@@ -157,23 +157,45 @@ func Find(r state.Reader, id uint64) (Lease, bool) {
 	return l, true
 }
 
+// Present gives a lease as long as its keys are there.
+func Present(r state.Reader, id uint64) (Lease, bool) { return get(r, id) }
+
 // ErrNotFound is the refusal for an unknown or ended lease.
 func ErrNotFound(id uint64) error {
 	return errs.New(errs.LeaseNotFound, "lease %d is unknown or has expired", id)
 }
 
-// Renew gives a lease its full time again.
-func Renew(tx *state.Tx, id uint64) (Lease, error) {
-	l, ok := Find(tx, id)
-	if !ok {
-		return Lease{}, ErrNotFound(id)
+// MaxHeadroom bounds what a renewal gives beyond the TTL, in milliseconds.
+const MaxHeadroom = 1_000
+
+// Headroom is what a renewal gives beyond the TTL, so that the next ones need not be
+// written: see Covered.
+func Headroom(ttl uint64) uint64 { return min(ttl/4, MaxHeadroom) }
+
+// Renew gives a lease its full time again, and some headroom when that takes a write.
+func Renew(tx *state.Tx, id uint64) (l Lease, ok bool) {
+	l, covered := Covered(tx, id)
+	if covered || l.ID == 0 {
+		return l, covered
 	}
 	_, now := Clock(tx)
-	if d := now + Slack + l.TTL; d > l.Deadline {
-		l.Deadline = d
-		putLease(tx, l)
+	l.Deadline = now + Slack + l.TTL + Headroom(l.TTL)
+	putLease(tx, l)
+	return l, true
+}
+
+// Covered tells whether a lease has at least its full time left, so that a renewal
+// would change nothing. The lease's ID is 0 when it is unknown or has ended.
+func Covered(r state.Reader, id uint64) (l Lease, covered bool) {
+	l, ok := get(r, id)
+	if !ok {
+		return Lease{}, false
 	}
-	return l, nil
+	_, now := Clock(r)
+	if l.Deadline <= now {
+		return Lease{}, false
+	}
+	return l, l.Deadline >= now+Slack+l.TTL
 }
 
 // Retime gives a lease another TTL from now on. The caller has checked the TTL
@@ -219,13 +241,12 @@ func Keys(r state.Reader, id uint64, fn func(o Owner, key []byte) bool) {
 	})
 }
 
-// List calls fn with the leases from id on, in id order, ended ones left out,
-// until it returns false.
+// List calls fn with the leases from id on that are present, in id order, until it
+// returns false.
 func List(r state.Reader, from uint64, fn func(l Lease) bool) {
-	_, now := Clock(r)
 	r.Scan(TableLeases, idKey(from), nil, func(k, v []byte) bool {
 		l, err := decode(binary.BigEndian.Uint64(k), v)
-		if err != nil || l.Deadline <= now {
+		if err != nil {
 			return true
 		}
 		return fn(l)

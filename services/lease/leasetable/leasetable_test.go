@@ -88,26 +88,66 @@ func TestLeasesNeverEndEarly(t *testing.T) {
 				k.do(0x3000, append([]byte{byte(id)}, "key"...))
 			},
 			"renew": func(rt *rapid.T) {
-				id := ids.Draw(rt, "id")
-				r := k.do(KindRenew, AppendID(nil, id))
-				_, now := k.clock()
-				if ttls[id] == 0 || deadlines[id] <= now {
-					if !errs.Has(r.Err, errs.LeaseNotFound) {
-						rt.Fatalf("renewal of an ended lease: %v", r.Err)
-					}
-					return
+				named := rapid.SliceOfN(ids, 1, 4).Draw(rt, "named")
+				var payload []byte
+				for _, id := range named {
+					payload = AppendID(payload, id)
 				}
+				r := k.do(KindRenew, payload)
 				if r.Err != nil {
 					rt.Fatalf("renew: %v", r.Err)
 				}
-				deadlines[id] = now + ttls[id] + Slack
+				_, now := k.clock()
+				rest := r.Data
+				for _, id := range named {
+					var ttl uint64
+					var err error
+					if ttl, _, rest, err = NextRenewed(rest); err != nil {
+						rt.Fatalf("result %x: %v", r.Data, err)
+					}
+					if ttls[id] == 0 || deadlines[id] <= now {
+						if ttl != 0 {
+							rt.Fatalf("renewal of lease %d, which has ended: TTL %d", id, ttl)
+						}
+						delete(ttls, id) // its keys too, if its end still waited in line
+						delete(deadlines, id)
+						continue
+					}
+					if ttl != ttls[id] {
+						rt.Fatalf("renewal of lease %d: TTL %d, granted %d", id, ttl, ttls[id])
+					}
+					if least := now + Slack + ttl; deadlines[id] < least {
+						deadlines[id] = least + min(ttl/4, 1000)
+					}
+				}
+			},
+			"keep alive": func(rt *rapid.T) { // answered from a view where that will do
+				id := ids.Draw(rt, "id")
+				_, now := k.clock()
+				v := k.m.View()
+				l, covered := Covered(v, id)
+				v.Release()
+				if alive := deadlines[id] > now; (l.ID != 0) != alive {
+					rt.Fatalf("lease %d with the deadline %d at %d: %+v", id, deadlines[id], now, l)
+				}
+				if !covered {
+					return
+				}
+				if deadlines[id] < now+Slack+ttls[id] {
+					rt.Fatalf("lease %d has %d of its %d ms left and counts as covered", id, deadlines[id]-now-Slack, ttls[id])
+				}
+				if r := k.do(KindRenew, AppendID(nil, id)); r.Changed || r.Err != nil {
+					rt.Fatalf("the renewal of a covered lease wrote something: %+v", r)
+				}
 			},
 			"revoke": func(rt *rapid.T) {
 				id := ids.Draw(rt, "id")
-				if r := k.do(KindRevoke, AppendID(nil, id)); r.Err == nil {
-					delete(ttls, id)
-					delete(deadlines, id)
+				r := k.do(KindRevoke, AppendID(nil, id))
+				if _, there := ttls[id]; there != (r.Err == nil) {
+					rt.Fatalf("revocation of lease %d, there: %v: %v", id, there, r.Err)
 				}
+				delete(ttls, id)
+				delete(deadlines, id)
 			},
 			"step": func(rt *rapid.T) {
 				step, now := k.clock()

@@ -1,0 +1,85 @@
+package lease
+
+import (
+	"context"
+	"time"
+
+	"nekoq/services/errs"
+	"nekoq/services/lease/leasetable"
+	"nekoq/services/replica"
+	"nekoq/services/state"
+)
+
+// TimeToLive tells how long a lease has left, with its keys if asked for. One whose
+// time is over is there, with nothing left, until its keys are gone.
+func (s *Service) TimeToLive(ctx context.Context, id uint64, c replica.Consistency, keys bool) (Info, error) {
+	v, _, err := s.replica.View(ctx, c)
+	if err != nil {
+		return Info{}, err
+	}
+	defer v.Release()
+	return Describe(v, id, keys)
+}
+
+// Describe is TimeToLive in a view that the caller has.
+func Describe(v *state.View, id uint64, keys bool) (Info, error) {
+	l, ok := leasetable.Present(v, id)
+	if !ok {
+		return Info{}, leasetable.ErrNotFound(id)
+	}
+	_, now := leasetable.Clock(v)
+	info := describe(l, now)
+	if keys {
+		leasetable.Keys(v, id, func(o leasetable.Owner, key []byte) bool {
+			info.Keys = append(info.Keys, Key{Owner: o, Key: append([]byte(nil), key...)})
+			return true
+		})
+	}
+	return info, nil
+}
+
+// List gives up to limit leases with ids from from on, in id order, without those
+// that belong to single keys.
+func (s *Service) List(ctx context.Context, from uint64, limit int, c replica.Consistency) (leases []Info, more bool, err error) {
+	if limit < 1 || limit > 10_000 {
+		return nil, false, errs.Invalid("limit", limit, "1 to 10000")
+	}
+	v, _, err := s.replica.View(ctx, c)
+	if err != nil {
+		return nil, false, err
+	}
+	defer v.Release()
+	_, now := leasetable.Clock(v)
+	leasetable.List(v, from, func(l leasetable.Lease) bool {
+		if l.Auto {
+			return true
+		}
+		if len(leases) == limit {
+			more = true
+			return false
+		}
+		leases = append(leases, describe(l, now))
+		return true
+	})
+	return leases, more, nil
+}
+
+// IDs gives the ids of all leases in a view, in order, without those that belong to
+// single keys.
+func IDs(v *state.View) (ids []uint64) {
+	leasetable.List(v, 0, func(l leasetable.Lease) bool {
+		if !l.Auto {
+			ids = append(ids, l.ID)
+		}
+		return true
+	})
+	return ids
+}
+
+func describe(l leasetable.Lease, now uint64) Info {
+	return Info{
+		ID: l.ID, TTL: time.Duration(l.TTL) * time.Millisecond,
+		Remaining: time.Duration(l.Remaining(now)) * time.Millisecond,
+		Revision:  l.Granted, Meta: append([]byte(nil), l.Meta...),
+	}
+}

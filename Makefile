@@ -38,7 +38,7 @@ bench: ## speed and memory beside etcd and a bare gin handler, as ratios (instal
 	$(GO) run -ldflags '$(LDFLAGS)' ./services/testkit/bench $(BENCH)
 
 soak: ## kill -9 loops, frozen leaders and partitions for SOAK_TIME (default 10m)
-	NEKOQ_SOAK=$(SOAK_TIME) $(GO) test -race -timeout 2h -run 'Soak' -v ./services/testkit/binary
+	NEKOQ_SOAK=$(SOAK_TIME) $(GO) test -race -timeout 2h -run 'Soak' -v ./services/testkit/binary ./warehouse
 
 lint: verify-fmt ## static checks: gofumpt, vet, staticcheck, architecture
 	$(GO) vet ./...

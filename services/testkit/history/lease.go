@@ -13,6 +13,10 @@ import (
 // TTL nor less than it certainly has; and end at last, unless Check is told
 // otherwise.
 type Leases struct {
+	// Grain is how much less than the truth the time left may be that a look shows:
+	// the grain of the server's clock. Set before use.
+	Grain time.Duration
+
 	start time.Time
 	mu    sync.Mutex
 	bad   []string
@@ -100,7 +104,7 @@ func (o *LeaseOp) Remaining(id uint64, left time.Duration) {
 			o.h.fail(id, "%s left of a TTL of %s", left, l.ttl)
 		}
 		// It was read before now, so it cannot be less than is certainly left now.
-		if now := o.h.now(); now+left < o.least {
+		if now := o.h.now(); now+left+o.h.Grain < o.least {
 			o.h.fail(id, "%s left at %s, and by its keep-alives it runs until %s at least", left, now, o.least)
 		}
 	})

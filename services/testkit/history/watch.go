@@ -2,7 +2,9 @@ package history
 
 import (
 	"fmt"
+	"slices"
 	"sort"
+	"strings"
 	"sync"
 )
 
@@ -33,10 +35,11 @@ type Log struct {
 }
 
 // NewLog makes the log of a store that has come to revision head, from all events up
-// to it in any order.
+// to it in any order and any number of times.
 func NewLog(events []Event, head uint64) *Log {
 	l := &Log{events: append([]Event(nil), events...), head: head}
 	sort.SliceStable(l.events, func(i, j int) bool { return before(l.events[i], l.events[j]) })
+	l.events = slices.Compact(l.events) // what differs stays, for Check
 	return l
 }
 
@@ -57,8 +60,8 @@ func (l *Log) Of(key string) (out []Event) {
 	return out
 }
 
-// Events is the number of events.
-func (l *Log) Events() int { return len(l.events) }
+// Events are all events in order. The slice is the log's own.
+func (l *Log) Events() []Event { return l.events }
 
 // Check tells what is wrong with the log itself: an acknowledged write that is not in
 // it or is another one there, versions that do not count up, a place that was taken
@@ -99,13 +102,16 @@ func (l *Log) Check() error {
 	return nil
 }
 
-// Final gives the keys that the log leads to, with their values.
-func (l *Log) Final() map[string]string {
+// At gives the keys of revision rev with their values.
+func (l *Log) At(rev uint64) map[string]string {
 	out := map[string]string{}
 	for _, e := range l.events {
-		if e.Delete {
+		switch {
+		case e.Revision > rev:
+			return out
+		case e.Delete:
 			delete(out, e.Key)
-		} else {
+		default:
 			out[e.Key] = e.Value
 		}
 	}
@@ -151,7 +157,9 @@ func (f *Feed) add(s step) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.steps = append(f.steps, s)
-	f.at = max(f.at, s.rev)
+	if s.kind != stepCompacted {
+		f.at = max(f.at, s.rev)
+	}
 	for _, e := range s.events {
 		f.at = max(f.at, e.Revision)
 	}
@@ -313,4 +321,24 @@ func (c *cursor) progress(rev uint64) error {
 	}
 	c.done = rev
 	return nil
+}
+
+// Walk calls fn for every revision from 1 to the head with the keys below prefix as
+// they were then. fn must not keep the map.
+func (l *Log) Walk(prefix string, fn func(rev uint64, keys map[string]string)) {
+	keys := map[string]string{}
+	i := 0
+	for rev := uint64(1); rev <= l.head; rev++ {
+		for ; i < len(l.events) && l.events[i].Revision == rev; i++ {
+			e := &l.events[i]
+			switch {
+			case !strings.HasPrefix(e.Key, prefix):
+			case e.Delete:
+				delete(keys, e.Key)
+			default:
+				keys[e.Key] = e.Value
+			}
+		}
+		fn(rev, keys)
+	}
 }

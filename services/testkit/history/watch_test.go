@@ -13,9 +13,10 @@ func ev(rev uint64, sub int, key, value string, create, version uint64) Event {
 func TestFeed(t *testing.T) {
 	a2, b3, c3 := ev(2, 0, "a", "1", 2, 1), ev(3, 0, "b", "1", 3, 1), ev(3, 1, "c", "1", 3, 1)
 	a5, d6, b8 := ev(5, 0, "a", "2", 2, 2), Event{Key: "a", Delete: true, Revision: 6}, ev(8, 0, "b", "2", 3, 2)
-	l := NewLog([]Event{b8, d6, a5, c3, b3, a2}, 9)
+	l := NewLog([]Event{b8, d6, a5, c3, b3, a2, c3, a2}, 9)
 	require.NoError(t, l.Check())
-	require.Equal(t, map[string]string{"b": "2", "c": "1"}, l.Final())
+	require.Equal(t, map[string]string{"b": "2", "c": "1"}, l.At(9))
+	require.Equal(t, map[string]string{"a": "1", "b": "1", "c": "1"}, l.At(4))
 	require.Equal(t, []Event{b3, b8}, l.Of("b"))
 	onlyA := func(e *Event) bool { return e.Key == "a" }
 	for _, c := range []struct {
@@ -63,6 +64,19 @@ func TestFeed(t *testing.T) {
 			require.Regexp(t, regexpOf(c.bad), err.Error())
 		})
 	}
+}
+
+// A watcher that is told that it was overtaken goes on at the compact revision, and
+// no sooner stands there.
+func TestFeedAt(t *testing.T) {
+	f := NewFeed("w", 3, nil)
+	f.Batch(0, ev(5, 0, "a", "", 5, 1))
+	require.EqualValues(t, 5, f.At())
+	f.Batch(7)
+	f.Compacted(20)
+	require.EqualValues(t, 7, f.At())
+	f.Begin(19)
+	require.EqualValues(t, 19, f.At())
 }
 
 func TestLog(t *testing.T) {

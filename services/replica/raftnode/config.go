@@ -13,7 +13,7 @@ type Config struct {
 	HeartbeatTimeout   time.Duration `koanf:"heartbeat_timeout" doc:"a follower that has not heard of the leader for this long to twice this long starts an election"`
 	ElectionTimeout    time.Duration `koanf:"election_timeout" doc:"a candidate without a majority tries again after this long to twice this long; at least heartbeat_timeout"`
 	LeaderLease        time.Duration `koanf:"leader_lease_timeout" doc:"a leader without a majority for this long steps down; at most heartbeat_timeout"`
-	CommitTimeout      time.Duration `koanf:"commit_timeout" doc:"an idle leader tells followers the commit index this often to twice this often; decides how late followers apply"`
+	CommitTimeout      time.Duration `koanf:"commit_timeout" doc:"an idle leader repeats the commit index to followers this often to twice this often, for those that missed what it told them at once"`
 	MaxAppendEntries   int           `koanf:"max_append_entries" doc:"log entries in one message to a follower, 1 to 1024"`
 	MaxAppendBytes     int64         `koanf:"max_append_bytes" doc:"bytes of log entries in one message to a follower; a single larger entry still goes alone"`
 	MaxInflight        int           `koanf:"max_inflight_entries" doc:"log entries that this leader proposes at the same time, 1 to 16; more commands wait and share the next entry"`
@@ -47,7 +47,7 @@ func DefaultConfig() Config {
 		HeartbeatTimeout:   450 * time.Millisecond,
 		ElectionTimeout:    450 * time.Millisecond,
 		LeaderLease:        400 * time.Millisecond,
-		CommitTimeout:      4 * time.Millisecond,
+		CommitTimeout:      20 * time.Millisecond,
 		MaxAppendEntries:   128,
 		MaxAppendBytes:     4 << 20,
 		MaxInflight:        4,

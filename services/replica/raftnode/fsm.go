@@ -24,6 +24,7 @@ type fsm struct {
 	snaps   *snapshots
 	m       *metrics
 	fail    func(error)
+	hints   *hints
 	halted  atomic.Bool // nothing is applied or answered any more
 
 	mu       sync.Mutex
@@ -112,7 +113,11 @@ func (f *fsm) answer(l *raft.Log, results []state.Result) {
 	}
 	f.mu.Lock()
 	fl := f.inflight[&l.Data[0]]
+	alone := len(f.inflight) == 1
 	f.mu.Unlock()
+	if fl != nil && alone && f.hints != nil {
+		f.hints.committed(l.Index, l.Term)
+	}
 	if fl == nil || len(results) != len(fl.batch) || fl.answered.Swap(true) {
 		return
 	}

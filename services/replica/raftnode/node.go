@@ -292,6 +292,14 @@ func (n *Node) Start() error {
 			trans.passHeartbeats()
 		}
 	}
+	n.fsm.hints = newHints(n.life, n.helpers.Go, n.id)
+	n.fsm.hints.send = trans.hint
+	n.fsm.hints.servers = func() []raft.Server {
+		if r := n.raft.Load(); r != nil {
+			return r.GetConfiguration().Configuration().Servers
+		}
+		return nil
+	}
 	n.snaps.committed = func() uint64 {
 		if r := n.raft.Load(); r != nil {
 			return r.CommitIndex()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -28,6 +29,7 @@ type transport struct {
 	*raft.NetworkTransport
 	maxBytes int64
 	own      chan raft.RPC // nil, or where all messages to raft go through
+	sender   atomic.Pointer[sender]
 }
 
 var (
@@ -80,6 +82,7 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, r
 		return errGhosts
 	}
 	t.bound(req)
+	t.remember(req)
 	return t.NetworkTransport.AppendEntries(id, target, req, resp)
 }
 

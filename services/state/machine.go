@@ -127,22 +127,18 @@ type Machine struct {
 	flushAt     atomic.Int64 // bytes of changes from which the file is written, at most cfg.FlushBytes
 	flushBytes  atomic.Int64
 	openViews   atomic.Int64
-	reading     atomic.Int64 // commits and loads under way, which read all over the file
+	reading     atomic.Int64 // commits under way, which read all over the file
 
 	dirty, kick chan struct{} // capacity 1
 	touched     chan struct{} // capacity 1
-	adopting    struct {
-		sync.Mutex
-		h *handle // a file that is being loaded
-	}
-	stop      chan struct{}
-	stopped   sync.WaitGroup
-	done      chan struct{}
-	haltOnce  sync.Once
-	err       error // valid when done is closed
-	closeOnce sync.Once
-	closeErr  error
-	metrics   *metrics
+	stop        chan struct{}
+	stopped     sync.WaitGroup
+	done        chan struct{}
+	haltOnce    sync.Once
+	err         error // valid when done is closed
+	closeOnce   sync.Once
+	closeErr    error
+	metrics     *metrics
 }
 
 // Open opens or makes the state file and starts its committer. Its errors are
@@ -170,21 +166,17 @@ func Open(opts Options) (*Machine, error) {
 		return nil, err
 	}
 	m.metrics = newMetrics(m)
-	m.stopped.Go(m.trimLoop)
-	giveUp := func(err error) (*Machine, error) {
-		close(m.stop)
-		m.stopped.Wait()
+	if err := m.adopt(h, mt); err != nil {
 		h.release()
 		return nil, err
 	}
-	if err := m.adopt(h, mt); err != nil {
-		return giveUp(err)
-	}
 	if err := m.metrics.register(opts.Metrics); err != nil {
 		m.dropCurrent()
-		return giveUp(err)
+		h.release()
+		return nil, err
 	}
 	trim(h) // what loading has read; a view maps again what it needs
+	m.stopped.Go(m.trimLoop)
 	if opts.Mode != Synced {
 		m.stopped.Go(m.commitLoop)
 	}
@@ -200,7 +192,7 @@ func (m *Machine) adopt(h *handle, mt meta) (err error) {
 			err = corrupt(m.opts.Path, panicError(p))
 		}
 	}()
-	defer m.beginLoad(h)()
+	readAhead(h)
 	b, err := newBase(h, m.reg)
 	if err != nil {
 		return corrupt(m.opts.Path, err)
@@ -248,23 +240,6 @@ func (m *Machine) adopt(h *handle, mt meta) (err error) {
 	}
 	m.setDurable(m.seq)
 	return nil
-}
-
-// beginLoad lets trimming know of a file that is read as a whole, until the
-// function that it gives is called.
-func (m *Machine) beginLoad(h *handle) (end func()) {
-	set := func(h *handle) {
-		m.adopting.Lock()
-		m.adopting.h = h
-		m.adopting.Unlock()
-	}
-	set(h)
-	m.reading.Add(1)
-	m.touch()
-	return func() {
-		m.reading.Add(-1)
-		set(nil)
-	}
 }
 
 // setPublished copies what the next generation shows of the apply state. The

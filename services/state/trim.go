@@ -20,7 +20,8 @@ func (m *Machine) touch() { signal(m.touched) }
 
 // trimLoop gives mapped pages back for as long as somebody reads: commits, appliers
 // and views all bring pages in, and nothing else would take them out. An idle
-// machine does nothing.
+// machine does nothing. The loading of a file, which reads all of it once, is not
+// trimmed before its end: that would double the time.
 func (m *Machine) trimLoop() {
 	pause := time.NewTimer(time.Hour)
 	pause.Stop()
@@ -55,12 +56,6 @@ func (m *Machine) TrimMemory() {
 }
 
 func (m *Machine) trimNow() {
-	m.adopting.Lock() // its file is not closed meanwhile
-	defer m.adopting.Unlock()
-	if m.adopting.h != nil {
-		trim(m.adopting.h)
-		return
-	}
 	if g := m.acquire(); g != nil {
 		trim(g.base.h)
 		g.release()

@@ -71,6 +71,8 @@ func Run(t *testing.T, start Start) {
 		{"WaitForKey", testWaitForKey},
 		{"TTL", testTTL},
 		{"Leases", testLeases},
+		{"KeepAlives", testKeepAlives},
+		{"MassExpiry", testMassExpiry},
 		{"Compaction", testCompaction},
 		{"Transactions", testTransactions},
 		{"Locks", testLocks},

@@ -79,6 +79,20 @@ func (f *Folder) Next(ctx context.Context) (FolderStep, error) {
 	if err != nil {
 		return FolderStep{}, err
 	}
+	return changed(&b), nil
+}
+
+// Past gives the changes that there are, without waiting for any. It is for a folder
+// that is watched from a revision on.
+func (f *Folder) Past(ctx context.Context) (FolderStep, error) {
+	b, err := f.w.Past(ctx)
+	if err != nil {
+		return FolderStep{}, err
+	}
+	return changed(&b), nil
+}
+
+func changed(b *api.WatchBatch) FolderStep {
 	out := FolderStep{Revision: b.Revision}
 	for i := range b.Events {
 		e := &b.Events[i]
@@ -91,7 +105,7 @@ func (f *Folder) Next(ctx context.Context) (FolderStep, error) {
 		}
 		out.Changes = append(out.Changes, c)
 	}
-	return out, nil
+	return out
 }
 
 // list reads the folder and begins the watch where the reading stood.

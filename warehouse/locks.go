@@ -3,6 +3,7 @@ package warehouse
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -112,9 +113,22 @@ func (s *Service) Claim(ctx context.Context, r *api.ClaimRequest) (api.Claim, er
 	c, err := l.claim(ctx, r, lease, granted)
 	if err != nil || (!c.Held && !r.Stay) {
 		l.leave(ctx, lease, granted)
-		c.Own = 0
+		left(&c, r.Holder, granted)
 	}
 	return c, err
+}
+
+// left takes the caller, who gave its place in line up, out of what it is told. Those
+// who wait are told by name, so any of its name is as good as its own.
+func left(c *api.Claim, holder string, granted bool) {
+	if c.Own != 0 {
+		if i := slices.Index(c.Waiting, holder); i >= 0 {
+			c.Waiting = slices.Delete(c.Waiting, i, i+1)
+		}
+	}
+	if c.Own = 0; granted {
+		c.Lease = 0 // it ended with the claim
+	}
 }
 
 func checkClaim(r *api.ClaimRequest) error {
@@ -317,8 +331,12 @@ func (s *Service) Release(ctx context.Context, r *api.ReleaseRequest) (api.Heade
 		return api.Header{}, err
 	}
 	if !res.Succeeded {
-		return res.Header, errs.New(errs.NotLeader, "%q is not claimed by lease %d under that token", r.Name, r.Lease).
-			With(errs.Detail{Field: "token", Value: strconv.FormatUint(r.Token, 10)})
+		e := errs.New(errs.NotLeader, "%q is not claimed by lease %d", r.Name, r.Lease).With(errs.Detail{Field: "lease", Value: strconv.FormatUint(r.Lease, 10)})
+		if r.Token != 0 {
+			e = errs.New(errs.NotLeader, "%q is not claimed by lease %d under the token %d", r.Name, r.Lease, r.Token).
+				With(errs.Detail{Field: "token", Value: strconv.FormatUint(r.Token, 10)})
+		}
+		return res.Header, e
 	}
 	if r.Revoke {
 		if _, err := s.RevokeLease(command.NewContext(ctx, command.RequestID{}), r.Lease); err != nil && !errs.Has(err, errs.LeaseNotFound) {

@@ -163,6 +163,14 @@ func detailOf(op *huma.Operation, d *huma.ErrorDetail) errs.Detail {
 
 // wanted turns the validator's sentences into the form of errs.Invalid.
 func wanted(message string) string {
+	switch message {
+	case "invalid integer":
+		return "want a whole number"
+	case "invalid float":
+		return "want a number"
+	case "invalid boolean":
+		return "want true or false"
+	}
 	if rest, ok := strings.CutPrefix(message, "expected "); ok {
 		return "want " + strings.TrimPrefix(rest, "string to be ")
 	}

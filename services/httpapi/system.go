@@ -118,6 +118,7 @@ func (s *Server) pprofRoutes() {
 
 func (s *Server) logAccess(c *gin.Context, r *request, status int, took time.Duration) {
 	level := slog.LevelInfo
+	ours := status >= 500 && !errs.Has(r.cause, errs.QuotaExceeded) // a tenant at its limit is no fault of the server
 	switch s.cfg.AccessLog {
 	case AccessLogOff:
 		if status != http.StatusInternalServerError { // its problem promises that the log has the cause
@@ -128,11 +129,11 @@ func (s *Server) logAccess(c *gin.Context, r *request, status int, took time.Dur
 			return // a probe that says "not yet" is an answer, polled many times a second
 		}
 		slow := s.cfg.SlowRequest > 0 && took >= s.cfg.SlowRequest && !r.parked
-		if status < 500 && !slow {
+		if !ours && !slow {
 			return
 		}
 	}
-	if status >= 500 {
+	if ours {
 		level = slog.LevelError
 	}
 	ctx := r.parent

@@ -184,3 +184,20 @@ func TestTracing(t *testing.T) {
 		t.Errorf("%q", body)
 	}
 }
+
+// A refusal that is the caller's own doing is not logged as an error, though its status
+// is a 507.
+func TestQuotaIsNoErrorOfTheServer(t *testing.T) {
+	var log bytes.Buffer
+	cfg := testConfig()
+	cfg.AccessLog = AccessLogErrors
+	s := newServer(t, cfg, Deps{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	raw(s, "GET", "/quota", func(c *gin.Context) { Fail(c, errs.New(errs.QuotaExceeded, "too many keys")) })
+	raw(s, "GET", "/full", func(c *gin.Context) { Fail(c, errs.New(errs.StorageFull, "the disk is full")) })
+	if rec := call(s, "GET", "/quota", ""); rec.Code != 507 || log.Len() != 0 {
+		t.Errorf("%d, logged %q", rec.Code, log.String())
+	}
+	if rec := call(s, "GET", "/full", ""); rec.Code != 507 || !strings.Contains(log.String(), "level=ERROR") {
+		t.Errorf("%d, logged %q", rec.Code, log.String())
+	}
+}

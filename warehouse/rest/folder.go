@@ -48,10 +48,14 @@ func (d *door) folder(c *gin.Context) {
 	}
 	defer f.Close()
 	var step warehouse.FolderStep
-	if !wait.HasRevision {
+	switch {
+	case !wait.HasRevision:
 		step, err = f.Next(c.Request.Context())
-	} else {
-		_, err = httpapi.LongPoll(c.Request.Context(), max(wait.For, 1), func(ctx context.Context) (err error) {
+	case wait.For == 0:
+		step, err = f.Past(c.Request.Context())
+		step.Revision = f.Revision()
+	default:
+		_, err = httpapi.LongPoll(c.Request.Context(), wait.For, func(ctx context.Context) (err error) {
 			for {
 				if step, err = f.Next(ctx); err != nil || len(step.Changes) > 0 {
 					return err

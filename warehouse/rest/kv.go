@@ -63,6 +63,12 @@ func (d *door) fenced(c *gin.Context, p *params, r *api.PutRequest) (api.WriteRe
 	if lock == "" && election == "" && !has {
 		return d.svc.Put(c.Request.Context(), r)
 	}
+	switch {
+	case lock == "" && election == "":
+		return api.WriteResult{}, errs.Invalid("token", token, "a token together with the if_lock or if_election that gave it")
+	case lock != "" && election != "":
+		return api.WriteResult{}, errs.Invalid("if_election", election, "if_lock or if_election, not both")
+	}
 	h := form.Held{Lock: lock, Election: election, Number: token}
 	t, err := h.Token("if_lock")
 	if err != nil {

@@ -42,7 +42,7 @@ func (d *door) more() {
 		{api.TokenLock, "lock", "locks", "Look at a lock", "Take a lock"},
 		{api.TokenElection, "election", "elections", "Who leads", "Stand for an election"},
 	} {
-		l := &claims{svc: d.svc, kind: k.kind}
+		l := &claims{srv: d.srv, svc: d.svc, kind: k.kind}
 		on := func(a auth.Action) httpapi.Access { return httpapi.OnParam(a, "warehouse", k.one, "name") }
 		httpapi.Register(d.srv, doc(k.one+"-get", http.MethodGet, k.many+"/{name}", k.get,
 			"The holder, its fencing token and who waits. With wait it answers when the holder is another than that of token, or at the end of the wait."), on(auth.Read), l.look)
@@ -180,6 +180,7 @@ func (d *door) leases(ctx context.Context, _ *struct{}) (*leasesOut, error) {
 
 // claims are the routes of locks, or of elections.
 type claims struct {
+	srv  *httpapi.Server
 	svc  *warehouse.Service
 	kind api.TokenKind
 }
@@ -190,7 +191,7 @@ type Claim struct {
 	Holder   string     `json:"holder" doc:"Who holds it; empty when nobody does."`
 	Token    uint64     `json:"token" doc:"Fencing token of the holder; 0 when nobody holds it."`
 	Since    *time.Time `json:"since,omitempty"`
-	Lease    string     `json:"lease,omitempty" doc:"Of the caller's claim, to be kept alive; when only looked at, of the holder."`
+	Lease    string     `json:"lease,omitempty" doc:"Of the caller's claim, to be kept alive; none when the claim was given up with the lease that the server had granted. When only looked at, of the holder."`
 	OwnToken uint64     `json:"own_token,omitempty" doc:"The token of the caller's claim, held or in line."`
 	Waiting  []string   `json:"waiting"`
 	Revision uint64     `json:"revision" doc:"Key revision."`
@@ -243,14 +244,14 @@ func (l *claims) claim(ctx context.Context, in *claimIn) (*claimOut, error) {
 
 type lookIn struct {
 	Name        string `path:"name"`
-	Wait        string `query:"wait" doc:"Wait up to this long, such as 30s, for another holder than that of token."`
+	Wait        string `query:"wait" doc:"Wait up to this long, such as 30s (at most http.max_wait), for another holder than that of token."`
 	Token       uint64 `query:"token" doc:"With wait: the token that the caller has seen; 0 for nobody."`
 	Consistency string `query:"consistency" enum:"linearizable,stale" doc:"stale is answered by this node at once."`
 }
 
 func (l *claims) look(ctx context.Context, in *lookIn) (*claimOut, error) {
 	r := api.LookRequest{Kind: l.kind, Name: in.Name, Stale: in.Consistency == "stale"}
-	wait, err := duration("wait", in.Wait, 0)
+	wait, err := (&httpapi.WaitQuery{Wait: in.Wait}).Duration(l.srv)
 	if err != nil {
 		return nil, err
 	}

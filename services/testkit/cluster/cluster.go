@@ -45,6 +45,8 @@ type Options struct {
 	Mux func(id string, mux *wire.Mux)
 	// Before runs on every node between New and Start.
 	Before func(m *Member)
+	// Down runs on every node before it ends, as often as it is ended.
+	Down func(m *Member)
 	// FreeBytes replaces the measurement of free disk space.
 	FreeBytes func(id string) (int64, error)
 	State     state.Config
@@ -272,6 +274,9 @@ func (m *Member) Kill() {
 }
 
 func (m *Member) down() {
+	if m.c.opts.Down != nil {
+		m.c.opts.Down(m)
+	}
 	if m.Replica != nil {
 		m.Replica.Abort()
 		m.Replica = nil

@@ -46,7 +46,15 @@ func (r *run) holders(c int, kind api.TokenKind, name string, node int) {
 				break
 			}
 		}
-		if rnd.IntN(4) > 0 { // else it dies
+		switch rnd.IntN(4) {
+		case 0: // it dies
+		case 1: // it falls asleep until its lease may have ended, and goes on as if nothing had been
+			r.rest(claimTTL + time.Duration(rnd.IntN(1000))*time.Millisecond)
+			h.turn(r.kv(node+rnd.IntN(3)), 8, 2)
+		case 2: // it forgets that it has left
+			h.leave(kv)
+			h.turn(r.kv(node+rnd.IntN(3)), 9, 1+rnd.IntN(2))
+		default:
 			h.leave(kv)
 		}
 	}

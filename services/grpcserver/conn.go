@@ -2,6 +2,7 @@ package grpcserver
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"math"
@@ -52,8 +53,9 @@ type conn struct {
 
 	// Of the reading goroutine.
 	head       head
-	headID     uint32 // stream whose header block is being read, 0 for none
-	headEnd    bool   // that block ends the stream
+	headID     uint32  // stream whose header block is being read, 0 for none
+	headOf     *stream // whose trailers that block is, nil for a new stream
+	headEnd    bool    // that block ends the stream
 	headBytes  int
 	recvLeft   int64 // what the peer may still send
 	settled    bool  // the peer's first settings came
@@ -75,6 +77,8 @@ type conn struct {
 	room     chan struct{}
 	sweep    link.Sweeper
 	pool     link.Pool[*stream]
+	greeted  bool // both sides know that this is HTTP/2
+	orphans  int  // handlers that run and whose clients left
 	draining bool
 	closed   bool
 	timer    *time.Timer
@@ -107,7 +111,7 @@ func (c *conn) serve() {
 	_ = c.nc.SetDeadline(time.Now().Add(handshakeTimeout))
 	if err := c.greet(); err != nil {
 		c.srv.log.Debug("connection refused", "peer", c.nc.RemoteAddr().String(), "error", err)
-		_ = c.nc.Close()
+		c.fail(err)
 		return
 	}
 	c.principal = c.srv.opts.Principal(c.nc)
@@ -137,8 +141,13 @@ func (c *conn) greet() error {
 		http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: c.srv.opts.MaxStreams},
 		http2.Setting{ID: http2.SettingInitialWindowSize, Val: streamWindow},
 		http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: maxHeaderBlock})
-	_, err := c.nc.Write(appendWindowUpdate(out, 0, connWindow-firstWindow))
-	return err
+	if _, err := c.nc.Write(appendWindowUpdate(out, 0, connWindow-firstWindow)); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.greeted = true
+	return nil
 }
 
 // read takes frames until the connection ends. An http2.ConnectionError is a
@@ -147,16 +156,22 @@ func (c *conn) read() error {
 	var now int64
 	fresh := false // now belongs to what one read brought
 	for {
-		f, err := c.fr.ReadFrame()
+		fh, err := c.fr.ReadFrameHeader()
 		if err != nil {
-			if se, ok := errors.AsType[http2.StreamError](err); ok && c.settled {
-				c.reset(se.StreamID, se.Code)
-				continue
+			return err
+		}
+		f, err := c.fr.ReadFrameForHeader(fh)
+		if se, ok := errors.AsType[http2.StreamError](err); ok && c.settled {
+			if err := c.misused(fh, se); err != nil {
+				return err
 			}
+			continue
+		}
+		if err != nil {
 			return err
 		}
 		if !c.settled {
-			if f.Header().Type != http2.FrameSettings {
+			if fh.Type != http2.FrameSettings || fh.Flags.Has(http2.FlagSettingsAck) {
 				return http2.ConnectionError(http2.ErrCodeProtocol)
 			}
 			c.settled = true
@@ -171,6 +186,25 @@ func (c *conn) read() error {
 		}
 	}
 }
+
+// misused ends the stream of a frame that is wrong.
+func (c *conn) misused(fh http2.FrameHeader, se http2.StreamError) error {
+	// A header block that was not decoded leaves the compression out of step.
+	if fh.Type == http2.FrameHeaders || c.idle(se.StreamID) {
+		return http2.ConnectionError(se.Code)
+	}
+	c.reset(se.StreamID, se.Code)
+	return nil
+}
+
+// idle tells whether the client never opened that stream.
+func (c *conn) idle(id uint32) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.idleLocked(id)
+}
+
+func (c *conn) idleLocked(id uint32) bool { return id > c.last || id%2 == 0 }
 
 func (c *conn) take(f http2.Frame, now int64) error {
 	switch f := f.(type) {
@@ -206,6 +240,7 @@ func (c *conn) settings(f *http2.SettingsFrame) error {
 	if f.IsAck() {
 		return nil
 	}
+	table := uint32(math.MaxUint32)
 	err := f.ForeachSetting(func(s http2.Setting) error {
 		if err := s.Valid(); err != nil {
 			return err
@@ -214,17 +249,17 @@ func (c *conn) settings(f *http2.SettingsFrame) error {
 		case http2.SettingInitialWindowSize:
 			return c.resize(int64(s.Val))
 		case http2.SettingHeaderTableSize:
-			c.control(func(b []byte) []byte {
-				c.coder.allow(s.Val)
-				return b
-			})
+			table = min(table, s.Val)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	c.control(func(b []byte) []byte { return appendFrameHead(b, 0, http2.FrameSettings, http2.FlagSettingsAck, 0) })
+	c.control(func(b []byte) []byte {
+		c.coder.allow(table)
+		return appendFrameHead(b, 0, http2.FrameSettings, http2.FlagSettingsAck, 0)
+	})
 	return nil
 }
 
@@ -250,7 +285,7 @@ func (c *conn) widen(id uint32, n int64) error {
 	defer c.mu.Unlock()
 	window := &c.window
 	if id != 0 {
-		if id > c.last {
+		if c.idleLocked(id) {
 			return http2.ConnectionError(http2.ErrCodeProtocol)
 		}
 		s := c.streams[id]
@@ -295,6 +330,7 @@ func (c *conn) takeWindow(s *stream, want int) (int, error) {
 		}
 		room := c.room
 		c.mu.Unlock()
+		c.w.Flush() // the peer makes room when it has what was held back
 		select {
 		case <-room:
 		case <-s.Done():
@@ -302,37 +338,6 @@ func (c *conn) takeWindow(s *stream, want int) (int, error) {
 		}
 	}
 }
-
-// ping answers one, and sends a client away that asks too often.
-func (c *conn) ping(f *http2.PingFrame, now int64) error {
-	if f.IsAck() {
-		if f.Data == partingPing {
-			c.farewell()
-		}
-		return nil
-	}
-	c.control(func(b []byte) []byte { return appendPing(b, true, f.Data) })
-	if !c.silent.Swap(true) {
-		c.strikes, c.lastPing = 0, now
-		return nil
-	}
-	c.mu.Lock()
-	least := c.srv.opts.PingMinTime
-	if len(c.streams) == 0 {
-		least = idlePing
-	}
-	c.mu.Unlock()
-	if c.lastPing != 0 && now-c.lastPing < int64(least) {
-		c.strikes++
-	}
-	c.lastPing = now
-	if c.strikes > pingStrikes {
-		return errTooManyPings
-	}
-	return nil
-}
-
-var errTooManyPings = errs.New(errs.TooManyRequests, "too_many_pings")
 
 // data takes bytes of a message.
 func (c *conn) data(f *http2.DataFrame) error {
@@ -345,10 +350,15 @@ func (c *conn) data(f *http2.DataFrame) error {
 		c.control(func(b []byte) []byte { return appendWindowUpdate(b, 0, uint32(back)) })
 	}
 	c.mu.Lock()
-	s, last := c.streams[f.StreamID], c.last
+	s, idle, over := c.streams[f.StreamID], c.idleLocked(f.StreamID), false
+	if s != nil {
+		s.counted += len(f.Data())
+		c.pending += len(f.Data())
+		over = c.pending > maxPending
+	}
 	c.mu.Unlock()
 	if s == nil {
-		if f.StreamID > last {
+		if idle {
 			return http2.ConnectionError(http2.ErrCodeProtocol)
 		}
 		return nil // it ended while this was on its way
@@ -362,8 +372,20 @@ func (c *conn) data(f *http2.DataFrame) error {
 		return nil
 	}
 	s.ended = f.StreamEnded()
+	if !s.declared(len(f.Data())) {
+		c.reset(s.id, http2.ErrCodeProtocol)
+		return nil
+	}
 	if s.m.stream != nil {
+		if over {
+			c.reset(s.id, http2.ErrCodeEnhanceYourCalm)
+			return nil
+		}
 		s.arrived(f.Data(), n)
+		return nil
+	}
+	if over {
+		c.refuse(s, errPending)
 		return nil
 	}
 	c.collect(s, f.Data(), n)
@@ -373,9 +395,7 @@ func (c *conn) data(f *http2.DataFrame) error {
 // collect gathers the request of a method with one answer, and starts it when it is
 // whole.
 func (c *conn) collect(s *stream, data []byte, n int64) {
-	if s.req = append(s.req, data...); !c.account(s, len(data)) {
-		return
-	}
+	s.req = append(s.req, data...)
 	if len(s.req) >= prefixSize && !s.checked {
 		s.checked = true
 		if st := c.srv.checkPrefix(s.req); st != nil {
@@ -387,6 +407,10 @@ func (c *conn) collect(s *stream, data []byte, n int64) {
 		c.start(s)
 		return
 	}
+	if s.checked && len(s.req) > prefixSize+int(binary.BigEndian.Uint32(s.req[1:])) {
+		c.refuse(s, errMoreThanOne)
+		return
+	}
 	if s.back += n; s.back >= streamWindow/2 {
 		back := s.back
 		s.back = 0
@@ -395,192 +419,12 @@ func (c *conn) collect(s *stream, data []byte, n int64) {
 	}
 }
 
-// account counts the bytes of requests under way.
-func (c *conn) account(s *stream, n int) bool {
-	c.mu.Lock()
-	c.pending += n
-	s.counted += n
-	over := c.pending > maxPending
-	c.mu.Unlock()
-	if over {
-		c.refuse(s, errPending)
-	}
-	return !over
-}
-
-// startTicks begins to look after the connection now and then.
-func (c *conn) startTicks() {
+// taken: n bytes of a stream's messages wait no more.
+func (c *conn) taken(s *stream, n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.closed {
-		c.timer = time.AfterFunc(c.period(), c.tick)
-	}
-}
-
-func (c *conn) period() time.Duration {
-	o := &c.srv.opts
-	return max(min(o.PingInterval, o.PingTimeout, 20*time.Second)/2, time.Millisecond)
-}
-
-// tick pings a silent peer, cuts off one that does not answer or take what it is
-// sent, and lets idle workers go.
-func (c *conn) tick() {
-	o := &c.srv.opts
-	if c.w.Stalled(o.PingTimeout) {
-		c.fail(errs.New(errs.Unavailable, "the peer took nothing of what was sent for %s", o.PingTimeout))
-		return
-	}
-	if c.heard.Swap(false) {
-		c.quiet, c.unanswered = 0, 0
-		c.pingSent.Store(false)
-	} else if c.quiet += c.period(); c.pingSent.Load() {
-		c.unanswered += c.period()
-	}
-	if c.pingSent.Load() && c.unanswered >= o.PingTimeout {
-		c.fail(errs.New(errs.Unavailable, "the peer did not answer a ping within %s", o.PingTimeout))
-		return
-	}
-	if c.quiet >= o.PingInterval && !c.pingSent.Swap(true) {
-		c.unanswered = 0
-		c.control(func(b []byte) []byte { return appendPing(b, false, [8]byte{'a', 'l', 'i', 'v', 'e', '?'}) })
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.closed {
-		c.pool.Trim()
-		c.timer.Reset(c.period())
-	}
-}
-
-// expire ends the requests whose deadline has passed.
-func (c *conn) expire() {
-	now := link.Nano()
-	var late []*stream
-	c.mu.Lock()
-	c.sweep.Fired()
-	next := int64(0)
-	for _, s := range c.streams {
-		switch at := s.DeadlineAt; {
-		case at == 0:
-		case at <= now:
-			late = append(late, s)
-		case next == 0 || at < next:
-			next = at
-		}
-	}
-	if next != 0 && !c.closed {
-		c.sweep.Note(next)
-	}
-	c.mu.Unlock()
-	for _, s := range late {
-		s.End(context.DeadlineExceeded, nil)
-	}
-}
-
-// partingPing comes back when the client has seen our first farewell.
-var partingPing = [8]byte{'p', 'a', 'r', 't', 'i', 'n', 'g'}
-
-// drain tells the client to open no more streams: first in words that let those
-// through which crossed ours, then for good (RFC 9113, 6.8).
-func (c *conn) drain() {
-	c.mu.Lock()
-	if c.draining || c.closed {
-		c.mu.Unlock()
-		return
-	}
-	c.draining = true
-	c.parting = time.AfterFunc(drainPause, c.farewell)
-	c.mu.Unlock()
-	c.control(func(b []byte) []byte {
-		return appendPing(appendGoAway(b, math.MaxInt32, http2.ErrCodeNo, "graceful_stop"), false, partingPing)
-	})
-}
-
-func (c *conn) farewell() {
-	c.mu.Lock()
-	if !c.draining || c.parted.Load() || c.closed {
-		c.mu.Unlock()
-		return
-	}
-	c.parted.Store(true)
-	c.parting.Stop()
-	last, idle := c.last, len(c.streams) == 0
-	c.mu.Unlock()
-	c.control(func(b []byte) []byte { return appendGoAway(b, last, http2.ErrCodeNo, "graceful_stop") })
-	c.left(idle)
-}
-
-// lingerTime is how long a connection that is drained and idle stays: an answer may
-// be on its way to the writer.
-const lingerTime = 50 * time.Millisecond
-
-// left ends a connection that is drained when no request is left.
-func (c *conn) left(idle bool) {
-	if !idle || !c.parted.Load() {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.closed {
-		c.parting.Stop()
-		c.parting = time.AfterFunc(lingerTime, func() { c.w.Finish(net.ErrClosed) })
-	}
-}
-
-// part tells the peer what it did wrong, if it did.
-func (c *conn) part(err error) {
-	code, why := http2.ErrCode(0), ""
-	if ce, ok := errors.AsType[http2.ConnectionError](err); ok {
-		code = http2.ErrCode(ce)
-	} else if errors.Is(err, errTooManyPings) {
-		code, why = http2.ErrCodeEnhanceYourCalm, errTooManyPings.Message
-	} else if errors.Is(err, http2.ErrFrameTooLarge) {
-		code = http2.ErrCodeFrameSize
-	} else {
-		return
-	}
-	c.srv.log.Warn("connection closed", "peer", c.principal.Addr, "error", err)
-	c.mu.Lock()
-	last := c.last
-	c.mu.Unlock()
-	if c.w.Begin(nil, nil, true) != nil {
-		return
-	}
-	c.w.Buf = appendGoAway(c.w.Buf, last, code, why)
-	c.w.End(false)
-	c.w.Finish(err)
-	// Closing over unread bytes resets the connection, and the reason would be lost.
-	_ = c.nc.SetReadDeadline(time.Now().Add(link.FinalWrite))
-	_, _ = io.Copy(io.Discard, c.nc)
-}
-
-// fail closes the connection and ends every handler's context.
-func (c *conn) fail(err error) {
-	if err == nil {
-		err = net.ErrClosed
-	}
-	c.mu.Lock()
-	if c.closed {
-		c.mu.Unlock()
-		return
-	}
-	c.closed = true
-	c.pool.End()
-	c.sweep.Stop()
-	for _, t := range []*time.Timer{c.timer, c.parting} {
-		if t != nil {
-			t.Stop()
-		}
-	}
-	c.wakeLocked()
-	open := make([]*stream, 0, len(c.streams))
-	for _, s := range c.streams {
-		open = append(open, s)
-	}
-	c.mu.Unlock()
-	c.w.Stop(err)
-	_ = c.nc.Close()
-	for _, s := range open {
-		s.End(context.Canceled, nil)
+	if !s.gone {
+		c.pending -= n
+		s.counted -= n
 	}
 }

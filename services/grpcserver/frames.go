@@ -62,16 +62,17 @@ func appendGoAway(b []byte, last uint32, code http2.ErrCode, why string) []byte 
 type coder struct {
 	// The table that the peer allows is too small: nothing goes into it.
 	tiny    bool
-	shrink  bool // and the peer has not been told yet that we know
-	typed   bool // content-type: application/grpc is in the table
-	success bool // grpc-status: 0 is in the table, before it
+	cut     uint32 // how many bytes of the table we do without
+	shrink  bool   // and the peer has not been told yet that we know
+	typed   bool   // content-type: application/grpc is in the table
+	success bool   // grpc-status: 0 is in the table, before it
 }
 
 // Parts of RFC 7541: representations, and places in the static table.
 const (
 	hpIndexed     = 0x80
 	hpInsert      = 0x40
-	hpSizeZero    = 0x20
+	hpSize        = 0x20
 	hpStatus200   = hpIndexed | 8
 	hpContentType = 31
 	hpFirstOwn    = 62 // the newest entry of the dynamic table
@@ -81,19 +82,36 @@ const (
 
 const contentType = "application/grpc"
 
-// allow takes the size of the table that the peer allows.
+// allow takes the size of the table that the peer allows. A table that became smaller
+// stays so, and the next block must begin with its size (RFC 7541, 4.2).
 func (c *coder) allow(size uint32) {
-	if size < uint32(tableNeeded) && !c.tiny {
-		c.tiny, c.shrink = true, true
+	if size >= headerTable-c.cut {
+		return
 	}
+	if size < uint32(tableNeeded) {
+		size, c.tiny = 0, true
+	}
+	c.shrink, c.cut = true, headerTable-size
 }
 
 func (c *coder) begin(b []byte) []byte {
 	if c.shrink {
 		c.shrink = false
-		b = append(b, hpSizeZero)
+		b = appendSize(b, headerTable-c.cut)
 	}
 	return b
+}
+
+// appendSize appends the size of the table, an integer with a prefix of 5 bits.
+func appendSize(b []byte, n uint32) []byte {
+	if n < 31 {
+		return append(b, hpSize|byte(n))
+	}
+	b = append(b, hpSize|31)
+	for n -= 31; n >= 128; n >>= 7 {
+		b = append(b, byte(n)|128)
+	}
+	return append(b, byte(n))
 }
 
 // opening appends the block that opens every answer.

@@ -2,7 +2,7 @@ package grpcserver
 
 import (
 	"encoding/base64"
-	"math"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,7 +13,7 @@ import (
 // Limits of a header block: its encoded bytes, over all frames, and a single value.
 const (
 	maxHeaderBlock  = 64 << 10
-	maxHeaderString = 16 << 10
+	maxHeaderString = maxHeaderBlock
 	maxHeaderFields = 256
 	headerTable     = 4 << 10 // HPACK's default dynamic table
 )
@@ -22,10 +22,23 @@ const (
 type head struct {
 	method, path, contentType, encoding string
 	timeout                             time.Duration // 0 for none
+	length                              int64         // content-length, negative for none
 	own                                 []hpack.HeaderField
 	fields                              int
-	bad                                 string // what is wrong with it
+	bad                                 string // what gRPC forbids in it
+	malformed                           bool   // what HTTP/2 forbids is in it
+	regular                             bool   // a field came that is no pseudo header
+	pseudo                              uint8  // the pseudo headers that came
 }
+
+// The pseudo headers of a request.
+const (
+	pseudoMethod = 1 << iota
+	pseudoPath
+	pseudoScheme
+	pseudoAuthority
+	pseudoAll = pseudoMethod | pseudoPath | pseudoScheme | pseudoAuthority
+)
 
 // emit takes one decoded field.
 func (h *head) emit(f hpack.HeaderField) {
@@ -33,11 +46,12 @@ func (h *head) emit(f hpack.HeaderField) {
 		h.bad = "too many header fields"
 		return
 	}
+	if f.IsPseudo() {
+		h.takePseudo(f)
+		return
+	}
+	h.regular = true
 	switch f.Name {
-	case ":method":
-		h.method = f.Value
-	case ":path":
-		h.path = f.Value
 	case "content-type":
 		h.contentType = f.Value
 	case "grpc-encoding":
@@ -48,16 +62,55 @@ func (h *head) emit(f hpack.HeaderField) {
 			h.bad = "malformed grpc-timeout: " + f.Value
 		}
 		h.timeout = d
-	case "te", ":scheme", ":authority", "grpc-accept-encoding", "accept-encoding":
-	case "connection":
-		h.bad = "connection-specific header field"
+	case "te":
+		h.malformed = h.malformed || f.Value != "trailers"
+	case "content-length":
+		n, err := strconv.ParseUint(f.Value, 10, 63)
+		h.malformed = h.malformed || err != nil || h.length >= 0 && h.length != int64(n)
+		h.length = int64(n)
+	case "grpc-accept-encoding", "accept-encoding":
+	case "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade":
+		h.malformed = true
 	default:
-		if f.Name != "" && f.Name[0] == ':' {
-			h.bad = "unknown pseudo header " + f.Name
+		if !sound(f) {
+			h.malformed = true
 			return
 		}
 		h.own = append(h.own, f)
 	}
+}
+
+// takePseudo takes a pseudo header: each comes once, and before all other fields.
+func (h *head) takePseudo(f hpack.HeaderField) {
+	bit := uint8(0)
+	switch f.Name {
+	case ":method":
+		h.method, bit = f.Value, pseudoMethod
+	case ":path":
+		h.path, bit = f.Value, pseudoPath
+		h.malformed = h.malformed || f.Value == ""
+	case ":scheme":
+		bit = pseudoScheme
+	case ":authority":
+		bit = pseudoAuthority
+	}
+	h.malformed = h.malformed || bit == 0 || h.regular || h.pseudo&bit != 0
+	h.pseudo |= bit
+}
+
+// sound tells whether HTTP/2 allows a field (RFC 9113, 8.2.1).
+func sound(f hpack.HeaderField) bool {
+	for i := range len(f.Name) {
+		if c := f.Name[i]; c <= ' ' || c >= 0x7f || c == ':' || 'A' <= c && c <= 'Z' {
+			return false
+		}
+	}
+	for i := range len(f.Value) {
+		if c := f.Value[i]; c == 0 || c == '\r' || c == '\n' {
+			return false
+		}
+	}
+	return f.Name != ""
 }
 
 // value gives the first value of a header.
@@ -86,6 +139,10 @@ func mdOf(fields []hpack.HeaderField) metadata.MD {
 	}
 	return md
 }
+
+// maxTimeout stands for every longer one: some clients say "never" with the largest
+// number there is, which no clock may be added to.
+const maxTimeout = 100 * 365 * 24 * time.Hour
 
 // parseTimeout reads up to 8 digits and a unit.
 func parseTimeout(v string) (time.Duration, bool) {
@@ -117,8 +174,8 @@ func parseTimeout(v string) (time.Duration, bool) {
 		}
 		d = 10*d + time.Duration(v[i]-'0')
 	}
-	if d > math.MaxInt64/unit {
-		return math.MaxInt64, true
+	if d > maxTimeout/unit {
+		return maxTimeout, true
 	}
 	return max(d*unit, 1), true
 }

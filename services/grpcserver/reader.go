@@ -16,6 +16,7 @@ type reader struct {
 	onRead func() // after each read that brought something
 	buf    []byte
 	r, w   int
+	failed bool // src gave an error
 }
 
 func newReader(src io.Reader, onRead func()) *reader {
@@ -33,6 +34,7 @@ func (b *reader) Read(p []byte) (int, error) {
 		b.r, b.w = 0, 0
 		n, err := b.src.Read(b.buf)
 		if n <= 0 {
+			b.failed = b.failed || err != nil
 			return 0, err
 		}
 		b.w = n

@@ -25,21 +25,21 @@ func (c *conn) headers(f *http2.HeadersFrame, now int64) error {
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
 	c.mu.Lock()
-	s, last := c.streams[id], c.last
+	s, idle := c.streams[id], c.idleLocked(id)
 	c.mu.Unlock()
-	if id%2 == 0 || s == nil && id <= last {
+	if id%2 == 0 || s == nil && !idle {
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
 	own := c.head.own[:0]
-	c.head = head{own: own}
-	c.headID, c.headEnd, c.headBytes = id, f.StreamEnded(), 0
+	c.head = head{own: own, length: -1}
+	c.headOf, c.headID, c.headEnd, c.headBytes = s, id, f.StreamEnded(), 0
 	return c.fragment(f.HeaderBlockFragment(), f.HeadersEnded(), now)
 }
 
 // fragment takes a piece of a header block; the framer has seen to it that the
 // pieces of one block follow each other.
 func (c *conn) fragment(block []byte, end bool, now int64) error {
-	if c.headBytes += len(block); c.headBytes > maxHeaderBlock {
+	if c.headBytes += len(block) + fragmentCost; c.headBytes > maxHeaderBlock {
 		return http2.ConnectionError(http2.ErrCodeEnhanceYourCalm)
 	}
 	if _, err := c.dec.Write(block); err != nil {
@@ -51,31 +51,58 @@ func (c *conn) fragment(block []byte, end bool, now int64) error {
 	if err := c.dec.Close(); err != nil {
 		return http2.ConnectionError(http2.ErrCodeCompression)
 	}
-	id := c.headID
-	c.headID = 0
-	c.mu.Lock()
-	s := c.streams[id]
-	c.mu.Unlock()
-	if s != nil { // trailers of a request: gRPC has none, and they end it
-		if !c.headEnd || s.ended {
-			return http2.ConnectionError(http2.ErrCodeProtocol)
-		}
-		s.ended = true
-		if s.m.stream != nil {
-			s.arrived(nil, 0)
-		} else {
-			c.start(s)
-		}
+	id, s := c.headID, c.headOf
+	c.headID, c.headOf = 0, nil
+	if s != nil {
+		c.end(s)
 		return nil
 	}
 	c.open(id, now)
 	return nil
 }
 
+// fragmentCost is what a frame of a header block counts for beside its bytes, so that
+// empty ones have an end too.
+const fragmentCost = frameHead
+
+// end takes the trailers of a request: gRPC has none, and they end it.
+func (c *conn) end(s *stream) {
+	switch {
+	case s.ended:
+		c.reset(s.id, http2.ErrCodeStreamClosed)
+	case !c.headEnd || c.head.pseudo != 0 || c.head.malformed:
+		c.reset(s.id, http2.ErrCodeProtocol)
+	default:
+		if s.ended = true; !s.declared(0) {
+			c.reset(s.id, http2.ErrCodeProtocol)
+		} else if s.m.stream != nil {
+			s.arrived(nil, 0)
+		} else {
+			c.start(s)
+		}
+	}
+}
+
+// declared tells whether n more bytes of a body are what its content-length says.
+func (s *stream) declared(n int) bool {
+	if s.length < 0 {
+		return true
+	}
+	s.length -= int64(n)
+	return s.length == 0 || s.length > 0 && !s.ended
+}
+
 // open makes a stream of the header that was read, or refuses it.
 func (c *conn) open(id uint32, now int64) {
 	h := &c.head
-	s := &stream{c: c, id: id, started: now, ended: c.headEnd, inEnd: c.headEnd, encoding: h.encoding}
+	if h.malformed || h.pseudo != pseudoMethod|pseudoPath|pseudoScheme && h.pseudo != pseudoAll || c.headEnd && h.length > 0 {
+		c.mu.Lock()
+		c.last = id
+		c.mu.Unlock()
+		c.reset(id, http2.ErrCodeProtocol)
+		return
+	}
+	s := &stream{c: c, id: id, started: now, ended: c.headEnd, inEnd: c.headEnd, encoding: h.encoding, length: h.length}
 	s.recvLeft.Store(streamWindow)
 	if h.timeout > 0 {
 		s.DeadlineAt = now + int64(h.timeout)
@@ -111,7 +138,10 @@ func (c *conn) open(id uint32, now int64) {
 	}
 }
 
-var errNoMessage = status.New(codes.Internal, "the request has no message")
+var (
+	errNoMessage   = status.New(codes.Internal, "the request has no message")
+	errMoreThanOne = status.New(codes.Internal, "the request is not one whole message")
+)
 
 // check says what is wrong with a request's header: a gRPC status, or an HTTP
 // status for what is no gRPC.
@@ -139,7 +169,7 @@ func (c *conn) enter(s *stream) bool {
 		return false
 	}
 	c.last = s.id
-	if c.parted.Load() || len(c.streams) >= int(c.srv.opts.MaxStreams) {
+	if c.parted.Load() || len(c.streams) >= int(c.srv.opts.MaxStreams) || c.orphans >= maxOrphans || c.pending+c.headBytes > maxPending {
 		// The client may take a stream that was refused so to another server. The
 		// writer may end the connection, which takes our mutex.
 		c.mu.Unlock()
@@ -148,6 +178,8 @@ func (c *conn) enter(s *stream) bool {
 		return false
 	}
 	s.window = c.initial
+	s.counted = c.headBytes
+	c.pending += s.counted
 	c.streams[s.id] = s
 	if s.DeadlineAt != 0 {
 		c.sweep.Note(s.DeadlineAt)
@@ -155,17 +187,53 @@ func (c *conn) enter(s *stream) bool {
 	return true
 }
 
-// leave takes s out of the table. gone says that the peer left it before; lone that
-// no other request is under way.
+// maxOrphans bounds the handlers that run though their clients left: what a client
+// may have under way counts only those it waits for, so without this it could start
+// any number by leaving each at once.
+const maxOrphans = 4096
+
+// leave takes s out of the table, because it is to be answered. gone says that it was
+// left before; lone that no other request is under way.
 func (c *conn) leave(s *stream) (gone, lone bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	gone = s.gone
+	if gone = s.gone; gone {
+		if s.begun {
+			c.orphans--
+		}
+		return gone, len(c.streams) == 0
+	}
+	c.removeLocked(s)
+	return gone, len(c.streams) == 0
+}
+
+// abandon takes s out of the table without an answer. gone says that it was left or
+// answered before.
+func (c *conn) abandon(s *stream) (gone, lone bool) {
+	c.mu.Lock()
+	if gone = s.gone; !gone {
+		if s.begun {
+			c.orphans++
+		}
+		c.removeLocked(s)
+		c.wakeLocked()
+	}
+	lone = len(c.streams) == 0
+	c.mu.Unlock()
+	if !gone {
+		s.End(context.Canceled, nil)
+		if !s.begun {
+			c.note(s, statusOf(s.Err()).Code())
+		}
+	}
+	return gone, lone
+}
+
+func (c *conn) removeLocked(s *stream) {
 	s.gone = true
 	delete(c.streams, s.id)
 	c.pending -= s.counted
 	s.counted = 0
-	return gone, len(c.streams) == 0
 }
 
 func (c *conn) start(s *stream) {
@@ -174,6 +242,7 @@ func (c *conn) start(s *stream) {
 		c.mu.Unlock()
 		return
 	}
+	s.begun = true
 	w := c.pool.Take()
 	c.mu.Unlock()
 	c.pool.Start(w, s)
@@ -182,25 +251,28 @@ func (c *conn) start(s *stream) {
 // dropped: the peer left a stream.
 func (c *conn) dropped(id uint32) error {
 	c.mu.Lock()
-	if id > c.last {
+	if c.idleLocked(id) {
 		c.mu.Unlock()
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
 	s := c.streams[id]
 	c.mu.Unlock()
 	if s != nil {
-		_, idle := c.leave(s)
-		c.wake()
-		s.End(context.Canceled, nil)
-		c.left(idle)
+		_, lone := c.abandon(s)
+		c.left(lone)
 	}
 	return nil
 }
 
-func (c *conn) wake() {
+// overdue ends a request whose deadline came before all of it did; a handler sees to
+// that itself.
+func (c *conn) overdue(s *stream) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.wakeLocked()
+	begun := s.begun
+	c.mu.Unlock()
+	if !begun {
+		c.reset(s.id, http2.ErrCodeCancel)
+	}
 }
 
 // reset ends a stream that the peer used wrongly.
@@ -209,10 +281,11 @@ func (c *conn) reset(id uint32, code http2.ErrCode) {
 	s := c.streams[id]
 	c.mu.Unlock()
 	if s != nil {
-		_, idle := c.leave(s)
-		c.wake()
-		s.End(context.Canceled, nil)
-		defer c.left(idle)
+		gone, lone := c.abandon(s)
+		defer c.left(lone)
+		if gone {
+			return // the answer is on its way
+		}
 	}
 	c.control(func(b []byte) []byte { return appendReset(b, id, code) })
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -41,6 +42,7 @@ type stream struct {
 	checked bool   // the prefix of req
 	ended   bool   // the client sends no more
 	back    int64  // of req: received, and not yet given back
+	length  int64  // what is left of content-length, negative for none
 
 	recvLeft atomic.Int64 // what the client may still send
 
@@ -48,6 +50,7 @@ type stream struct {
 	window  int64 // what may be sent
 	counted int   // bytes in conn.pending
 	gone    bool  // answered, or the client left
+	begun   bool  // a worker has it
 
 	mu     sync.Mutex
 	in     []byte // of a stream: received, not yet taken
@@ -64,13 +67,19 @@ type stream struct {
 // streamKey finds the stream in a context made of it.
 type streamKey struct{}
 
-// mdKey is the key under which grpc keeps the metadata of a request. Its type is
-// that package's own, so we learn it by asking.
-var mdKey = func() any {
+// The keys under which grpc keeps the metadata of a request, its stream and the address
+// of its client. Their types are those packages' own, so we learn them by asking.
+var (
+	mdKey        = keyOf(func(ctx context.Context) { metadata.FromIncomingContext(ctx) })
+	transportKey = keyOf(func(ctx context.Context) { grpc.ServerTransportStreamFromContext(ctx) })
+	peerKey      = keyOf(func(ctx context.Context) { peer.FromContext(ctx) })
+)
+
+func keyOf(ask func(context.Context)) any {
 	p := &keyProbe{Context: context.Background()}
-	metadata.FromIncomingContext(p)
+	ask(p)
 	return p.key
-}()
+}
 
 // keyProbe notes the key it is asked for.
 type keyProbe struct {
@@ -92,6 +101,10 @@ func (s *stream) Value(key any) any {
 		return &s.c.principal
 	case mdKey:
 		return mdOf(s.fields)
+	case transportKey:
+		return transportStream{s}
+	case peerKey:
+		return &peer.Peer{Addr: s.c.nc.RemoteAddr(), LocalAddr: s.c.nc.LocalAddr()}
 	}
 	return nil
 }
@@ -245,7 +258,7 @@ func (s *stream) reply(msg []byte) {
 	c := s.c
 	c.mu.Lock()
 	n := int64(len(msg))
-	if s.gone || n > maxFrame || n > s.window || n > c.window || s.headers != nil {
+	if s.gone || n > maxFrame || n > s.window || n > c.window || s.headers != nil || s.opened {
 		c.mu.Unlock()
 		s.replySlowly(msg)
 		return
@@ -313,10 +326,14 @@ func (s *stream) appendEnding(b []byte) []byte {
 // appendStatus appends what ends a stream that did not go well.
 func (c *conn) appendStatus(b []byte, s *stream, st *status.Status) []byte {
 	var block []byte
-	if !s.opened { // one block for both
-		block = appendMD(c.coder.opening(nil), s.headers)
-	} else {
+	switch {
+	case s.opened:
 		block = c.coder.begin(nil)
+	case len(s.headers) > 0: // they are no trailers
+		b = s.appendOpening(b)
+		block = c.coder.begin(nil)
+	default: // one block for both
+		block = c.coder.opening(nil)
 	}
 	block = appendField(block, "grpc-status", strconv.Itoa(int(st.Code())))
 	block = appendField(block, "grpc-message", percent(st.Message()))
@@ -462,15 +479,13 @@ func (s *stream) next() (compressed byte, msg []byte, err error) {
 			if n := prefixSize + int(binary.BigEndian.Uint32(in[1:])); len(in) >= n {
 				s.inOff += n
 				msg = slices.Clone(in[prefixSize:n])
-				s.giveBack(s.credit-int64(len(s.in)-s.inOff), streamWindow/4)
-				return in[0], msg, nil
+				compressed := in[0]
+				s.giveBack(s.credit - int64(len(s.in)-s.inOff))
+				s.c.taken(s, n)
+				return compressed, msg, nil
 			}
 		}
-		if len(in) > 0 { // the rest must be able to come, however long the message is
-			s.giveBack(s.credit, 1)
-		} else {
-			s.mu.Unlock()
-		}
+		s.giveBack(s.credit) // the rest must be able to come, however long the message is
 		if err := s.Err(); err != nil {
 			return 0, nil, status.FromContextError(err).Err()
 		}
@@ -487,10 +502,10 @@ func (s *stream) next() (compressed byte, msg []byte, err error) {
 	}
 }
 
-// giveBack lets the client send n more bytes, if that is at least least. mu is held
-// on entry and released.
-func (s *stream) giveBack(n, least int64) {
-	if n < least {
+// giveBack lets the client send n more bytes, if that is worth a frame: what is less
+// leaves it most of its window. mu is held on entry and released.
+func (s *stream) giveBack(n int64) {
+	if n < streamWindow/4 {
 		s.mu.Unlock()
 		return
 	}
@@ -509,24 +524,50 @@ var _ grpc.ServerStream = serverStream{}
 func (x serverStream) Context() context.Context { return x.s }
 
 // SetHeader implements grpc.ServerStream.
-func (x serverStream) SetHeader(md metadata.MD) error {
-	if x.s.opened {
-		return status.Error(codes.Internal, "the headers were sent already")
-	}
-	x.s.headers = metadata.Join(x.s.headers, md)
-	return nil
-}
+func (x serverStream) SetHeader(md metadata.MD) error { return x.s.setHeader(md) }
 
 // SendHeader implements grpc.ServerStream.
-func (x serverStream) SendHeader(md metadata.MD) error {
-	if err := x.SetHeader(md); err != nil {
-		return err
-	}
-	return x.s.open()
-}
+func (x serverStream) SendHeader(md metadata.MD) error { return x.s.sendHeader(md) }
 
 // SetTrailer implements grpc.ServerStream.
 func (x serverStream) SetTrailer(md metadata.MD) { x.s.trailers = metadata.Join(x.s.trailers, md) }
+
+// transportStream is what grpc.SetHeader and its like look for in a context.
+type transportStream struct{ s *stream }
+
+var _ grpc.ServerTransportStream = transportStream{}
+
+// Method implements grpc.ServerTransportStream.
+func (x transportStream) Method() string { return x.s.m.path }
+
+// SetHeader implements grpc.ServerTransportStream.
+func (x transportStream) SetHeader(md metadata.MD) error { return x.s.setHeader(md) }
+
+// SendHeader implements grpc.ServerTransportStream.
+func (x transportStream) SendHeader(md metadata.MD) error { return x.s.sendHeader(md) }
+
+// SetTrailer implements grpc.ServerTransportStream.
+func (x transportStream) SetTrailer(md metadata.MD) error {
+	x.s.trailers = metadata.Join(x.s.trailers, md)
+	return nil
+}
+
+func (s *stream) setHeader(md metadata.MD) error {
+	if s.opened {
+		return status.Error(codes.Internal, "the headers were sent already")
+	}
+	if len(md) > 0 {
+		s.headers = metadata.Join(s.headers, md)
+	}
+	return nil
+}
+
+func (s *stream) sendHeader(md metadata.MD) error {
+	if err := s.setHeader(md); err != nil {
+		return err
+	}
+	return s.open()
+}
 
 // SendMsg implements grpc.ServerStream; v is a proto.Message or Raw. One goroutine
 // at a time sends.

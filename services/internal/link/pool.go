@@ -23,6 +23,7 @@ type Pool[T any] struct {
 	Serve func(T)
 
 	idle    []*Worker[T]
+	busy    int // workers that serve
 	low     int // the fewest that were idle since the last trim
 	closed  bool
 	running sync.WaitGroup // workers
@@ -31,6 +32,7 @@ type Pool[T any] struct {
 // Take gives an idle worker, nil for none; Start is to be called with it, whatever
 // it is. Mu is held.
 func (p *Pool[T]) Take() *Worker[T] {
+	p.busy++
 	n := len(p.idle) - 1
 	if n < 0 {
 		p.running.Add(1) // the one to be started
@@ -67,6 +69,7 @@ func (p *Pool[T]) work(w *Worker[T], t T) {
 func (p *Pool[T]) park(w *Worker[T]) bool {
 	p.Mu.Lock()
 	defer p.Mu.Unlock()
+	p.busy--
 	if p.closed || len(p.idle) >= maxIdleWorkers {
 		return false
 	}
@@ -97,6 +100,10 @@ func (p *Pool[T]) End() {
 	p.closed = true
 	p.release(len(p.idle))
 }
+
+// Busy gives the number of workers that serve, those included that were taken and not
+// started yet. Mu is held.
+func (p *Pool[T]) Busy() int { return p.busy }
 
 // Wait waits until no worker is left, after End. Mu is not held.
 func (p *Pool[T]) Wait() { p.running.Wait() }

@@ -46,6 +46,7 @@ type Writer struct {
 	err     error         // why Begin refuses
 	broken  bool          // a write failed; nothing more is written
 	closing bool          // write what is pending, then close the connection
+	parting time.Duration // how long the peer may take to close it instead, 0 for not
 	space   chan struct{} // closed when Buf falls below HighWater; nil if none waits
 
 	wake    chan struct{}
@@ -146,6 +147,16 @@ func (w *Writer) Hold() {
 	w.mu.Unlock()
 }
 
+// Flush writes what Hold has left.
+func (w *Writer) Flush() {
+	w.mu.Lock()
+	if len(w.Buf) == 0 || w.err != nil {
+		w.mu.Unlock()
+		return
+	}
+	w.End(true)
+}
+
 // writeOnce writes what is pending. mu is held on entry and on return, and
 // released meanwhile.
 func (w *Writer) writeOnce() {
@@ -203,10 +214,10 @@ func (w *Writer) Run() {
 			w.writeOnce()
 		}
 		w.writing = false
-		closing := w.closing
+		closing, parting := w.closing, w.parting
 		w.mu.Unlock()
 		if closing {
-			_ = w.conn.Close() // the reader sees it and ends the rest
+			w.close(parting) // the reader sees it and ends the rest
 			return
 		}
 	}
@@ -221,6 +232,10 @@ func (w *Writer) Finish(err error) {
 	_ = w.conn.SetWriteDeadline(time.Now().Add(FinalWrite))
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.finish(err)
+}
+
+func (w *Writer) finish(err error) {
 	if w.closing {
 		return
 	}
@@ -231,6 +246,28 @@ func (w *Writer) Finish(err error) {
 	if !w.writing {
 		w.writing = true
 		w.wake <- struct{}{}
+	}
+}
+
+// Part is Finish for a connection that somebody goes on reading: the peer sees the end
+// of what it is sent and has the limit to close. To close before what it sent meanwhile
+// is read would make the kernel take back what the peer has not read yet. How long the
+// last write may take is the caller's affair.
+func (w *Writer) Part(err error, limit time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.parting = limit
+	w.finish(err)
+}
+
+func (w *Writer) close(parting time.Duration) {
+	if parting == 0 {
+		_ = w.conn.Close()
+		return
+	}
+	_ = w.conn.SetReadDeadline(time.Now().Add(parting))
+	if half, ok := w.conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
 	}
 }
 

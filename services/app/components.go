@@ -249,7 +249,7 @@ func (a *App) startReplica(context.Context) error {
 		return errors.Join(err, p.Stop(context.Background()))
 	}
 	node.Register(p.Mux())
-	p.Attach(peer.Attached{Store: a.machine, Replica: node, Raft: peer.Adapt[raftnode.Server](node)})
+	p.Attach(peer.Attached{Store: a.machine, Replica: node, Raft: peer.Adapt[raftnode.Server](node), Disk: node.Disk})
 	a.peers, a.raft, a.replica = p, node, node
 	return nil
 }

@@ -297,7 +297,10 @@ func (s *Service) node(m table.Member, r api.Report, c api.Cluster) api.Node {
 	}
 	switch {
 	case n.Alive:
-		n.Ready, n.Reason, n.AppliedIndex = r.Ready, r.Reason, r.AppliedIndex
+		n.Ready, n.Reason, n.AppliedIndex, n.Disk = r.Ready, r.Reason, r.AppliedIndex, r.Disk
+		if n.Reason == "" && n.Disk != nil && n.Disk.Full {
+			n.Reason = n.Disk.Reason
+		}
 	default:
 		n.Reason = s.silence(m, n)
 		if last := s.health.get(m.ID).report; last != nil {

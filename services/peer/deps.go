@@ -140,4 +140,7 @@ type Attached struct {
 	Store   Store
 	Replica replica.Replica
 	Raft    Raft
+	// Disk gives the free bytes of this node's data folder, how many of them are kept
+	// in reserve, and why it would refuse writes for want of space. Nil for none.
+	Disk func() (free, reserve int64, full error)
 }

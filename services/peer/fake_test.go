@@ -59,6 +59,7 @@ type fakeNode struct {
 	started  bool
 	stopped  bool
 	held     bool // does not apply, as if far behind
+	full     bool // has no disk space
 }
 
 func testConfig() Config {
@@ -119,7 +120,7 @@ func (g *group) try(o setup) (*fakeNode, error) {
 		return append(dst, req...), nil
 	})
 	n := &fakeNode{g: g, id: o.id, dir: o.dir, m: m, svc: svc, held: g.heldAtStart}
-	svc.Attach(Attached{Store: m, Replica: n, Raft: n})
+	svc.Attach(Attached{Store: m, Replica: n, Raft: n, Disk: n.disk})
 	g.mu.Lock()
 	g.nodes[o.id] = n
 	g.mu.Unlock()
@@ -365,6 +366,22 @@ func (n *fakeNode) TransferLeadership(_ context.Context, id string) error {
 		return errs.New(errs.Unavailable, "leadership could not be handed to %q", id)
 	}
 	return nil
+}
+
+// disk: a tenth of what there is on every node is kept in reserve.
+func (n *fakeNode) disk() (free, reserve int64, full error) {
+	n.g.mu.Lock()
+	defer n.g.mu.Unlock()
+	if n.full {
+		return 99, 100, errs.New(errs.StorageFull, "the disk of %s is full", n.id)
+	}
+	return 1000, 100, nil
+}
+
+func (n *fakeNode) fill(full bool) {
+	n.g.mu.Lock()
+	defer n.g.mu.Unlock()
+	n.full = full
 }
 
 // eventually polls until f returns "", and fails with what it said last.

@@ -30,6 +30,7 @@ func (s *Service) lead(ctx context.Context, term uint64) {
 	if s.cfg.HashInterval > 0 {
 		wg.Go(func() { s.hashLoop(ctx) })
 	}
+	wg.Go(func() { s.watchRoom(ctx) })
 	d := driver{Service: s, term: term, caught: map[string]time.Time{}}
 	t := s.clock.NewTicker(min(s.cfg.PingInterval, 250*time.Millisecond))
 	defer t.Stop()

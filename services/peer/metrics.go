@@ -19,6 +19,7 @@ type metrics struct {
 	latency  prometheus.Histogram
 	dials    *prometheus.CounterVec
 	refusals *prometheus.CounterVec
+	rooms    *prometheus.CounterVec
 	compares prometheus.Counter
 	diverged prometheus.Gauge
 }
@@ -41,11 +42,14 @@ func newMetrics(reg prometheus.Registerer, s *Service) *metrics {
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: ns, Subsystem: sub, Name: "refusals_total", Help: "Handshakes that ended with a refusal on either side, by reason.",
 		}, []string{"reason"}),
+		rooms: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: ns, Subsystem: sub, Name: "disk_handovers_total", Help: "Attempts of this node as leader to hand leadership over because its disk had no space, by outcome: done, failed, nobody.",
+		}, []string{"outcome"}),
 		compares: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "hash_comparisons_total", Help: "Comparisons of state hashes known to this node."}),
 		diverged: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "diverged_nodes", Help: "Nodes whose state differed in the last comparison; anything but 0 is an emergency."}),
 	}
 	m.all = []prometheus.Collector{
-		m.calls, m.failures, m.latency, m.dials, m.refusals, m.compares, m.diverged,
+		m.calls, m.failures, m.latency, m.dials, m.refusals, m.rooms, m.compares, m.diverged,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "nodes", Help: "Other nodes that this one keeps in touch with."},
 			func() float64 { return float64(len(s.others())) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "nodes_alive", Help: "Those of them that were heard of lately."},
@@ -83,6 +87,8 @@ func (m *metrics) called(err error, took time.Duration) {
 
 func (m *metrics) dialFailed(node string) { m.dials.WithLabelValues(node).Inc() }
 func (m *metrics) refused(reason string)  { m.refusals.WithLabelValues(reason).Inc() }
+
+func (m *metrics) handover(outcome string) { m.rooms.WithLabelValues(outcome).Inc() }
 
 func (m *metrics) compared(rep api.HashReport) {
 	m.compares.Inc()

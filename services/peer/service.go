@@ -52,6 +52,7 @@ type Service struct {
 	forming   context.Context // ends with ctx, or before with Drain
 	endForm   context.CancelFunc
 	formEnded chan struct{}
+	noRoom    atomic.Pointer[string] // why leadership cannot go to a node with room, while this leader has none
 	waiting   atomic.Pointer[string] // what the formation waits for
 	removed   atomic.Pointer[string] // why this node is out of the cluster
 	reading   sync.Mutex             // one refresh at a time, so that an older view never replaces a newer one
@@ -425,7 +426,7 @@ func (s *Service) report() api.Report {
 	r := api.Report{
 		ID: h.NodeID, Incarnation: h.Incarnation.String(), ClusterID: h.ClusterID, Address: h.Address,
 		HTTPAddress: h.HTTP, NativeAddress: h.Native, Version: h.Version, Software: h.Software,
-		Reason: s.reason(), Hashes: s.hashes.last(),
+		Reason: s.reason(), Hashes: s.hashes.last(), Disk: s.disk(),
 	}
 	r.Ready = r.Reason == ""
 	r.AppliedIndex, _ = s.at.Store.Applied()

@@ -51,7 +51,19 @@ type Node struct {
 	Version  uint32 `json:"supported_version"`
 	Software string `json:"software,omitempty"`
 	Ready    bool   `json:"ready"`
-	// Reason says why it is not alive or not ready.
+	// Reason says why it is not alive or not ready, or would refuse writes.
+	Reason string `json:"reason,omitempty"`
+	// Disk is its room, nil when it is not known.
+	Disk *Disk `json:"disk,omitempty"`
+}
+
+// Disk is the room on the disk of a node's data folder.
+type Disk struct {
+	FreeBytes int64 `json:"free_bytes"`
+	// ReserveBytes is the free space below which it refuses writes while it leads; 0 is none.
+	ReserveBytes int64 `json:"reserve_bytes"`
+	// Full: it would refuse writes, for the reason given.
+	Full   bool   `json:"full"`
 	Reason string `json:"reason,omitempty"`
 }
 
@@ -71,6 +83,7 @@ type Report struct {
 	Ready         bool        `json:"ready"`
 	Reason        string      `json:"reason,omitempty"`
 	Hashes        *HashReport `json:"hashes,omitempty"`
+	Disk          *Disk       `json:"disk,omitempty"`
 }
 
 // HashReport is one comparison of state hashes.

@@ -24,6 +24,7 @@ type diskGuard struct {
 	free    func(dir string) (int64, error) // replaced in tests
 	low     atomic.Bool                     // below the reserve
 	out     atomic.Bool                     // below a quarter of it
+	last    atomic.Int64                    // free bytes at the last look
 }
 
 func newDiskGuard(dir string, reserve int64, log *slog.Logger) *diskGuard {
@@ -32,14 +33,12 @@ func newDiskGuard(dir string, reserve int64, log *slog.Logger) *diskGuard {
 
 // look measures. A failing measurement changes nothing.
 func (d *diskGuard) look() {
-	if d.reserve == 0 {
-		return
-	}
 	free, err := d.free(d.dir)
 	if err != nil {
 		d.log.Warn("cannot tell the free space", "dir", d.dir, "error", err)
 		return
 	}
+	d.last.Store(free)
 	low := free < d.reserve
 	if d.low.Swap(low) != low {
 		if low {
@@ -71,6 +70,12 @@ func (n *Node) Storage() error {
 		return errStorageFull(nil)
 	}
 	return n.machine.Storage()
+}
+
+// Disk gives the free bytes of the data folder at the last look, the reserve, and
+// why this node would refuse writes for want of space.
+func (n *Node) Disk() (free, reserve int64, full error) {
+	return n.disk.last.Load(), n.disk.reserve, n.writable()
 }
 
 // followWait is how long a linearizable read waits for a node that has no space

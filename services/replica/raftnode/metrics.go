@@ -84,6 +84,7 @@ func (n *Node) register(reg prometheus.Registerer) error {
 		gauge("applied_index", "Last log index that readers see.", func() float64 { i, _ := n.machine.Applied(); return float64(i) }),
 		gauge("log_bytes_since_snapshot", "Bytes of log written since the last snapshot.", func() float64 { return float64(n.logs.sinceSnapshot()) }),
 		gauge("pending_commands", "Commands that wait for a log entry.", func() float64 { return float64(n.queue.Len()) }),
+		gauge("disk_free_bytes", "Free space on the disk of the Raft log.", func() float64 { return float64(n.disk.last.Load()) }),
 		gauge("disk_low", "1 while writes are refused because the disk is almost full.", func() float64 {
 			if n.disk.low.Load() {
 				return 1

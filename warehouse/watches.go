@@ -30,6 +30,8 @@ type Watches struct {
 	closed bool
 	wake   chan struct{} // capacity 1
 
+	onIdle func() // before Next waits; Next's own
+
 	stepping sync.Mutex // held while a watcher is used; before mu
 	look     time.Time  // when idle watches are moved forward next; Next's own
 }
@@ -170,6 +172,10 @@ func (ws *Watches) Progress(id int64) {
 	}
 }
 
+// OnIdle has f called each time before Next waits for news, so that what was put off
+// gets done. It is set before the first Next.
+func (ws *Watches) OnIdle(f func()) { ws.onIdle = f }
+
 // Next blocks for the next step of any watch. The batches of one watch are whole
 // revisions, in order, without gaps or repeats; empty ones tell the progress that was
 // asked for. After an error of its own a watch is gone.
@@ -291,6 +297,9 @@ func (ws *Watches) idle(ctx context.Context) error {
 		}
 		ws.look = ws.s.clock.Now().Add(ws.s.cfg.WatchProgress)
 		return nil
+	}
+	if ws.onIdle != nil {
+		ws.onIdle()
 	}
 	t := ws.s.clock.NewTimer(d)
 	defer t.Stop()

@@ -318,6 +318,7 @@ func (w *watchStream) answerAll(id int64, rev uint64) error {
 
 // sendAll sends what the watches give until the stream ends.
 func (w *watchStream) sendAll() error {
+	w.set.OnIdle(func() { grpcserver.Flush(w.stream) })
 	for {
 		step, err := w.set.Next(w.ctx)
 		if err != nil {
@@ -357,7 +358,7 @@ func (w *watchStream) send(step *warehouse.Step) error {
 	if one.fragment {
 		return w.sendFragments(out)
 	}
-	return w.stream.Send(out)
+	return grpcserver.SendHeld(w.stream, out)
 }
 
 // revoked tells whether a watch that was allowed is so no more: then nothing later

@@ -147,6 +147,7 @@ func (s *Door) options() grpcserver.Options {
 		},
 		Decode: decodeFast,
 		Encode: encodeFast,
+		After:  s.metrics.ended,
 		Logger: s.log,
 	}
 }
@@ -185,6 +186,7 @@ func (s *Door) Start(context.Context) error {
 	s.wg.Go(func() { s.report(s.split.serve()) })
 	s.wg.Go(func() { s.report(s.grpc.Serve(s.split.grpc)) })
 	s.wg.Go(func() { s.report(gate.serve(s.split.http)) })
+	s.wg.Go(s.watchLeader)
 	if !s.deps.InProcess {
 		s.wg.Go(s.announce)
 	}

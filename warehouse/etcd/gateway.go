@@ -4,18 +4,18 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/etcdserverpb/gw"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"nekoq/warehouse/etcd/electionpb"
@@ -25,16 +25,16 @@ import (
 // gateway is the HTTP/1 side of the port: etcd's JSON gateway, and the paths that
 // etcd answers beside it.
 type gateway struct {
-	server *http.Server
-	conn   *grpc.ClientConn
-	cancel context.CancelFunc
+	server  *http.Server
+	conn    *grpc.ClientConn
+	sockets *sockets
+	cancel  context.CancelFunc
 }
 
 // The limits of the HTTP server: a header must come soon, a stream may last.
 const (
 	headerTimeout  = 10 * time.Second
 	maxHeaderBytes = 64 << 10
-	healthTimeout  = 5 * time.Second
 )
 
 func newGateway(s *Door) (*gateway, error) {
@@ -47,7 +47,7 @@ func newGateway(s *Door) (*gateway, error) {
 		return nil, err
 	}
 	g := &gateway{conn: conn, cancel: cancel}
-	api := runtime.NewServeMux(runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.HTTPBodyMarshaler{
+	api := runtime.NewServeMux(runtime.WithErrorHandler(gatewayError), runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.HTTPBodyMarshaler{
 		Marshaler: &runtime.JSONPb{
 			MarshalOptions:   protojson.MarshalOptions{UseProtoNames: true},
 			UnmarshalOptions: protojson.UnmarshalOptions{DiscardUnknown: true},
@@ -62,14 +62,17 @@ func newGateway(s *Door) (*gateway, error) {
 			return nil, errors.Join(err, conn.Close())
 		}
 	}
+	// A frame holds a request in JSON, where bytes are base64.
+	g.sockets = &sockets{api: api, limit: 2*s.cfg.MaxRequestBytes + grpcOverhead, ctx: ctx}
 	mux := http.NewServeMux()
-	mux.Handle("/v3/", api)
+	mux.Handle("/v3/", g.sockets)
+	mux.Handle("/v3beta/", oldPaths(g.sockets))
 	mux.HandleFunc("/version", version)
 	mux.HandleFunc("/health", s.serveHealth)
-	mux.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
-	mux.HandleFunc("/readyz", s.serveReady)
+	s.probes(mux, "/livez", serializableRead)
+	s.probes(mux, "/readyz", dataCorruption, serializableRead, linearizableRead, nonLearner)
 	if s.deps.Gatherer != nil {
-		mux.Handle("/metrics", promhttp.HandlerFor(s.deps.Gatherer, promhttp.HandlerOpts{}))
+		mux.Handle("/metrics", promhttp.HandlerFor(familiar{s}, promhttp.HandlerOpts{}))
 	}
 	g.server = &http.Server{
 		Handler: mux, ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: maxHeaderBytes,
@@ -88,7 +91,39 @@ func (g *gateway) serve(ln net.Listener) error {
 func (g *gateway) close() {
 	g.cancel()
 	_ = g.server.Close()
+	g.sockets.close()
 	_ = g.conn.Close()
+}
+
+// oldPaths serves the prefix of etcd 3.3, as etcd 3.4 and later do.
+func oldPaths(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		to := *r.URL
+		to.Path = "/v3/" + strings.TrimPrefix(to.Path, "/v3beta/")
+		to.RawPath = ""
+		again := *r
+		again.URL = &to
+		h.ServeHTTP(w, &again)
+	})
+}
+
+// gatewayError is the body of an error: that of etcd up to 3.5, with error beside
+// message, and of 3.6, with details.
+func gatewayError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
+	var st *status.Status
+	code := 0
+	if h, ok := errors.AsType[*runtime.HTTPStatusError](err); ok {
+		st, code = status.Convert(h.Err), h.HTTPStatus
+	} else {
+		st = status.Convert(err)
+		code = runtime.HTTPStatusFromCode(st.Code())
+	}
+	answer(w, code, struct {
+		Error   string `json:"error"`
+		Code    uint32 `json:"code"`
+		Message string `json:"message"`
+		Details []any  `json:"details"`
+	}{st.Message(), uint32(st.Code()), st.Message(), []any{}})
 }
 
 func version(w http.ResponseWriter, _ *http.Request) {
@@ -99,57 +134,4 @@ func answer(w http.ResponseWriter, code int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(body)
-}
-
-// serveHealth answers as etcd's /health: serializable asks this node alone, and
-// exclude=NOSPACE leaves that alarm out.
-func (s *Door) serveHealth(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet {
-		w.Header().Set("Allow", http.MethodGet)
-		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
-		return
-	}
-	q := r.URL.Query()
-	reason := s.unhealthy(r.Context(), q.Get("serializable") == "true", q["exclude"])
-	code, health := http.StatusOK, "true"
-	if reason != "" {
-		code, health = http.StatusServiceUnavailable, "false"
-	}
-	answer(w, code, struct {
-		Health string `json:"health"`
-		Reason string `json:"reason"`
-	}{health, reason})
-}
-
-func (s *Door) serveReady(w http.ResponseWriter, r *http.Request) {
-	if reason := s.unhealthy(r.Context(), false, []string{pb.AlarmType_NOSPACE.String()}); reason != "" {
-		http.Error(w, reason, http.StatusServiceUnavailable)
-		return
-	}
-	_, _ = io.WriteString(w, "ok\n")
-}
-
-func (s *Door) unhealthy(ctx context.Context, local bool, exclude []string) string {
-	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
-	defer cancel()
-	alarms, err := s.alarms(ctx)
-	if err != nil {
-		return "RANGE ERROR: " + err.Error()
-	}
-	for _, a := range alarms {
-		skip := false
-		for _, e := range exclude {
-			skip = skip || e == a.Alarm.String()
-		}
-		if !skip {
-			return "ALARM " + a.Alarm.String()
-		}
-	}
-	if id, _ := s.deps.Replica.Leader(); id == "" && !local {
-		return "RAFT NO LEADER"
-	}
-	if _, err := s.store.Head(ctx, local); err != nil {
-		return "RANGE ERROR: " + err.Error()
-	}
-	return ""
 }

@@ -46,13 +46,7 @@ func (s *Door) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusRespo
 	} else {
 		out.Leader = idOf(leader)
 	}
-	if c, err := s.deps.Cluster.Status(ctx); err == nil {
-		for i := range c.Nodes {
-			if c.Nodes[i].ID == s.deps.Replica.NodeID() {
-				out.IsLearner = c.Nodes[i].Role == "joining"
-			}
-		}
-	}
+	out.IsLearner = s.learner(ctx)
 	alarms, err := s.alarms(ctx)
 	if err != nil {
 		return nil, err
@@ -61,6 +55,20 @@ func (s *Door) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusRespo
 		out.Errors = append(out.Errors, a.String())
 	}
 	return out, nil
+}
+
+// learner tells whether this node has no vote yet.
+func (s *Door) learner(ctx context.Context) bool {
+	c, err := s.deps.Cluster.Status(ctx)
+	if err != nil {
+		return false
+	}
+	for i := range c.Nodes {
+		if c.Nodes[i].ID == s.deps.Replica.NodeID() {
+			return c.Nodes[i].Role == "joining"
+		}
+	}
+	return false
 }
 
 // named lets in everybody who has a name, once auth is on.

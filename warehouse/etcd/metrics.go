@@ -1,10 +1,23 @@
 package etcd
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+
+	"nekoq/services/grpcserver"
+)
 
 type metrics struct {
 	ranges, puts, deletes, txns, beats, streams, events prometheus.Counter
 	watches                                             prometheus.Gauge
+
+	handled   sync.Map // path → *handled
+	healthy   atomic.Uint64
+	unhealthy atomic.Uint64
+	terms     leaderTerms
 }
 
 func newMetrics(reg prometheus.Registerer, _ *Door) *metrics {
@@ -21,4 +34,39 @@ func newMetrics(reg prometheus.Registerer, _ *Door) *metrics {
 		reg.MustRegister(ops, m.events, m.watches)
 	}
 	return m
+}
+
+// handled counts the requests of one method that ended, by code.
+type handled struct {
+	stream bool
+	codes  [codes.Unauthenticated + 1]atomic.Uint64
+}
+
+func (m *metrics) ended(r grpcserver.Result) {
+	v, ok := m.handled.Load(r.Method)
+	if !ok {
+		v, _ = m.handled.LoadOrStore(r.Method, &handled{stream: r.Stream})
+	}
+	if int(r.Code) < len(v.(*handled).codes) {
+		v.(*handled).codes[r.Code].Add(1)
+	}
+}
+
+func (m *metrics) health(ok bool) {
+	if ok {
+		m.healthy.Add(1)
+	} else {
+		m.unhealthy.Add(1)
+	}
+}
+
+// leaderTerms counts the terms in which this node saw a leader.
+type leaderTerms struct {
+	last, seen atomic.Uint64
+}
+
+func (t *leaderTerms) look(leader string, term uint64) {
+	if leader != "" && t.last.Swap(term) != term {
+		t.seen.Add(1)
+	}
 }

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 
+	"nekoq/services/errs"
 	"nekoq/warehouse/api"
 )
 
@@ -39,7 +40,8 @@ func SpanRange(start, end string) KeySpan {
 	return api.Span{Key: []byte(start), End: []byte(end)}
 }
 
-// OpPut writes a key and answers with the version before. Options: WithTTL, WithLease.
+// OpPut writes a key and answers with the version before. Options: WithTTL, WithLease;
+// with another one Commit refuses the transaction.
 func OpPut(key string, value []byte, opts ...KVOption) TxnOp {
 	p := &api.PutOp{Key: []byte(key), Value: value, Prev: true}
 	for _, o := range opts {
@@ -48,6 +50,8 @@ func OpPut(key string, value []byte, opts ...KVOption) TxnOp {
 			p.TTL = uint64(max(o.duration.Milliseconds(), 1))
 		case optLease:
 			p.Lease = o.number
+		default:
+			return TxnOp{}
 		}
 	}
 	return TxnOp{Put: p}
@@ -105,8 +109,28 @@ func (t *Txn) Holding(tokens ...Token) *Txn { t.t.Holding = append(t.t.Holding, 
 // OpTxn makes a transaction an operation of another one.
 func OpTxn(t *Txn) TxnOp { return TxnOp{Txn: &t.t} }
 
+// whole refuses an operation that is none: on the wire it would be an empty transaction.
+func whole(t *api.Txn) error {
+	for _, ops := range [][]TxnOp{t.Then, t.Else} {
+		for i := range ops {
+			switch o := &ops[i]; {
+			case o.Txn != nil:
+				if err := whole(o.Txn); err != nil {
+					return err
+				}
+			case o.Put == nil && o.Delete == nil && o.Range == nil:
+				return errs.Invalid("operation", "none", "what OpPut (with WithTTL or WithLease at most), OpDelete, OpGet, OpRange or OpTxn gives")
+			}
+		}
+	}
+	return nil
+}
+
 // Commit carries it out. A lost answer is asked for again, never carried out twice.
 func (t *Txn) Commit(ctx context.Context) (res TxnResult, err error) {
+	if err := whole(&t.t); err != nil {
+		return res, err
+	}
 	b, err := t.k.client().write(ctx, api.MethodTxn, t.t.Append(nil))
 	if err == nil {
 		err = res.Decode(b)

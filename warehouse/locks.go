@@ -111,7 +111,9 @@ func (s *Service) Claim(ctx context.Context, r *api.ClaimRequest) (api.Claim, er
 		lease, granted = g.ID, true
 	}
 	c, err := l.claim(ctx, r, lease, granted)
-	if err != nil || (!c.Held && !r.Stay) {
+	// Who stays under a lease of its own keeps its place over the loss of a connection:
+	// it will ask again, perhaps another server.
+	if (!c.Held && !r.Stay) || (err != nil && granted) {
 		l.leave(ctx, lease, granted)
 		left(&c, r.Holder, granted)
 	}

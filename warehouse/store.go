@@ -365,6 +365,10 @@ func (s *Service) RevokeLease(ctx context.Context, id uint64) (uint64, error) {
 	if _, err := s.leases.Revoke(ctx, id); err != nil {
 		return 0, err
 	}
+	// A follower may not have applied it yet, and would tell a revision before it.
+	if h, err := s.Head(ctx, false); err == nil {
+		return h.Revision, nil
+	}
 	return s.done(ctx)
 }
 

@@ -47,21 +47,23 @@ func (c *Client) ClusterStatus(ctx context.Context) (api.Cluster, error) {
 	return ask[api.Cluster](ctx, c, wire.MethodClusterStatus, nil, false)
 }
 
+// Changes of the membership have no request id: a session would have to be opened in
+// the log, which a leader without disk space refuses, and that leader may be the one
+// to be rid of. They may be repeated.
+
 // RemoveMember removes a member for good. force removes it even when the rest
 // has no quorum of live nodes.
 func (c *Client) RemoveMember(ctx context.Context, id string, force bool) (api.Done, error) {
-	return ask[api.Done](ctx, c, wire.MethodMemberRemove, api.RemoveRequest{ID: id, Force: force}, true)
+	return ask[api.Done](ctx, c, wire.MethodMemberRemove, api.RemoveRequest{ID: id, Force: force}, false)
 }
 
 // PromoteMember makes a joining member a voter now.
 func (c *Client) PromoteMember(ctx context.Context, id string) (api.Done, error) {
-	return ask[api.Done](ctx, c, wire.MethodMemberPromote, api.PromoteRequest{ID: id}, true)
+	return ask[api.Done](ctx, c, wire.MethodMemberPromote, api.PromoteRequest{ID: id}, false)
 }
 
 // TransferLeadership hands leadership to a voter, to the most advanced one for "".
 func (c *Client) TransferLeadership(ctx context.Context, to string) (api.Done, error) {
-	// Without a request id: a session would have to be opened in the log, which a
-	// leader without disk space refuses, and that leader is the one to be rid of.
 	return ask[api.Done](ctx, c, wire.MethodLeaderTransfer, api.TransferRequest{To: to}, false)
 }
 

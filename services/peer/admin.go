@@ -11,6 +11,7 @@ import (
 	"nekoq/services/errs"
 	"nekoq/services/peer/api"
 	"nekoq/services/peer/internal/table"
+	"nekoq/services/replica"
 )
 
 // removeOrder and promoteOrder carry to the leader who asked, for the log entry.
@@ -38,15 +39,13 @@ func (s *Service) checkToken(token string) error {
 }
 
 // Remove takes a node out of the cluster and returns when that is done. It is
-// refused when the nodes that stay have no quorum alive, unless force is set.
+// refused when the nodes that stay have no quorum alive, unless force is set. A
+// member that was removed before is no error: the call may be repeated.
 func (s *Service) Remove(ctx context.Context, req api.RemoveRequest) (api.Done, error) {
 	if err := table.CheckID("id", req.ID); err != nil {
 		return api.Done{}, err
 	}
-	out, again, err := onLeader(ctx, s, methodRemove, removeOrder{req, actor(ctx)}, s.removeHere)
-	if again && errs.Has(err, errs.NotFound) {
-		err = nil // the try before, whose answer was lost, did it
-	}
+	out, _, err := onLeader(ctx, s, methodRemove, removeOrder{req, actor(ctx)}, s.removeHere)
 	return out, err
 }
 
@@ -57,6 +56,9 @@ func (s *Service) removeHere(ctx context.Context, req removeOrder) (api.Done, er
 	}
 	snap := s.refresh()
 	m, ok := snap.Members[req.ID]
+	if !ok && snap.RemovedID(req.ID) {
+		return out, nil // as asked, by this caller or another; a retry is answered like the first try
+	}
 	if !ok {
 		return out, errs.New(errs.NotFound, "the cluster has no member %q; its members are %s", req.ID, strings.Join(snap.Order, ", "))
 	}
@@ -71,7 +73,7 @@ func (s *Service) removeHere(ctx context.Context, req removeOrder) (api.Done, er
 	}
 	cmd := table.SetState(m.ID, m.Incarnation, table.Leaving)
 	cmd.Actor = req.Actor
-	if _, err := s.at.Replica.Propose(ctx, cmd); err != nil {
+	if _, err := s.at.Replica.Propose(replica.Essential(ctx), cmd); err != nil {
 		return out, err
 	}
 	s.wake()
@@ -189,7 +191,7 @@ func (s *Service) promoteHere(ctx context.Context, req promoteOrder) (api.Done, 
 	}
 	cmd := table.SetState(m.ID, m.Incarnation, table.Voter)
 	cmd.Actor = req.Actor
-	_, err := s.at.Replica.Propose(ctx, cmd)
+	_, err := s.at.Replica.Propose(replica.Essential(ctx), cmd)
 	return out, err
 }
 

@@ -339,6 +339,8 @@ func TestJoinCatchUpPromoteRemove(t *testing.T) {
 	require.Equal(t, errs.Unavailable, errs.CodeOf(err), "nothing was sent")
 	require.ErrorContains(t, err, "refuse")
 	_, err = rest[0].svc.Remove(t.Context(), api.RemoveRequest{ID: leader})
+	require.NoError(t, err, "a removal may be repeated")
+	_, err = rest[0].svc.Remove(t.Context(), api.RemoveRequest{ID: "n99"})
 	require.Equal(t, errs.NotFound, errs.CodeOf(err))
 	require.ErrorContains(t, err, "its members are")
 

@@ -14,6 +14,7 @@ import (
 	"nekoq/services/errs"
 	"nekoq/services/peer/internal/handshake"
 	"nekoq/services/peer/internal/table"
+	"nekoq/services/replica"
 	"nekoq/services/state"
 )
 
@@ -63,7 +64,7 @@ type driver struct {
 
 func (d *driver) propose(ctx context.Context, cmd command.Command) error {
 	cmd.Actor = "peer:" + d.nodeID
-	ctx, cancel := context.WithTimeout(ctx, d.cfg.CallTimeout)
+	ctx, cancel := context.WithTimeout(replica.Essential(ctx), d.cfg.CallTimeout)
 	defer cancel()
 	_, err := d.at.Replica.Propose(ctx, cmd)
 	return err

@@ -49,6 +49,18 @@ type Proposer interface {
 	Propose(ctx context.Context, cmd command.Command) (Result, error)
 }
 
+type essentialKey struct{}
+
+// Essential marks what the cluster needs to get out of trouble, such as the removal
+// of a member: it may use the disk space that is kept in reserve, where other
+// commands are refused with storage_full.
+func Essential(ctx context.Context) context.Context {
+	return context.WithValue(ctx, essentialKey{}, true)
+}
+
+// IsEssential tells whether Essential marked ctx.
+func IsEssential(ctx context.Context) bool { return ctx.Value(essentialKey{}) != nil }
+
 // Viewer gives read views. The caller releases the view.
 type Viewer interface {
 	View(ctx context.Context, c Consistency) (*state.View, Lag, error)

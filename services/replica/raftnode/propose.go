@@ -184,7 +184,11 @@ func (n *Node) proposeOnce(ctx context.Context, cmd *command.Command) (replica.R
 
 // proposeHere queues cmd on the leader.
 func (n *Node) proposeHere(ctx context.Context, cmd *command.Command) (replica.Result, error) {
-	if err := n.writable(); err != nil {
+	full := n.writable
+	if n.disk.low.Load() && replica.IsEssential(ctx) {
+		full = n.machine.Storage // what the reserve is kept for
+	}
+	if err := full(); err != nil {
 		return replica.Result{}, err
 	}
 	res, _, err := n.queue.Do(ctx, cmd)

@@ -48,6 +48,9 @@ func TestFullDiskRefusesWritesAndPasses(t *testing.T) {
 		_, err := m.Get(ctx, "k", replica.Linearizable)
 		require.NoError(t, err)
 	}
+	l := c.WaitLeader()
+	_, err := l.Replica.Propose(replica.Essential(ctx), register.Put("k", "needed"))
+	require.NoError(t, err, "the reserve is for this")
 	free.Store(0) // not even the log may be written
 	cluster.Eventually(t, "every node knows", func() error {
 		for _, m := range c.Members {

@@ -298,11 +298,9 @@ func (c *cluster) oneDiskFull(disk, role string, spare int64) {
 		}
 	}
 	if role == "leader" && (disk == "state" || spare > 0) {
-		// The way out while the disk is full: another node leads.
-		refused, _ := l.seen("")
-		_, err := c.client(n.Native).TransferLeadership(t.Context(), "")
-		require.NoError(t, err)
-		l.until(t, "writes under another leader", func(now int) bool { return now > refused+20 })
+		// It hands leadership over by itself, and says what is the matter with it.
+		l.until(t, "writes under another leader", func(now int) bool { return now > began+100 })
+		c.otherLeads(n)
 	}
 	free()
 	count, _ := l.seen("")
@@ -314,4 +312,74 @@ func (c *cluster) oneDiskFull(disk, role string, spare int64) {
 	}
 	l.everywhere(c)
 	c.equalHashes()
+}
+
+// otherLeads waits until a node other than n leads, and reads of n in the cluster's
+// status that its disk is full.
+func (c *cluster) otherLeads(n *process.Nekoq) {
+	c.t.Helper()
+	cl := c.client(process.Endpoints(c.nodes)...)
+	err := process.Until(c.t.Context(), 60*time.Second, func(ctx context.Context) error {
+		s, err := cl.ClusterStatus(ctx)
+		if err != nil {
+			return err
+		}
+		for _, m := range s.Nodes {
+			if m.ID == n.ID && (m.Leader || m.Disk == nil || !m.Disk.Full || m.Reason == "") {
+				return fmt.Errorf("%+v, disk %+v", m, m.Disk)
+			}
+		}
+		if s.LeaderID == "" {
+			return errors.New("nobody leads")
+		}
+		return nil
+	})
+	require.NoError(c.t, err)
+}
+
+// Every disk of a cluster is below its reserve. Writes are refused, the status says
+// that nobody has room, and the membership can still be changed: that may be the
+// way out.
+func TestMembersAreChangedWhileEveryDiskIsLow(t *testing.T) {
+	if !inMountNamespace(t) {
+		return
+	}
+	const reserve = 16 << 20
+	c := prepareCluster(t, 3, fmt.Sprintf("cluster.disk_reserve_bytes=%d", reserve), "cluster.wal_segment_bytes=262144")
+	for _, n := range c.nodes {
+		mountDisk(t, n.Dir, 64<<20)
+	}
+	c.start()
+	_, err := c.c.KV().Put(t.Context(), "before", []byte("here"))
+	require.NoError(t, err)
+	for _, n := range c.nodes {
+		fillDisk(t, n.Dir, reserve/2)
+	}
+	cl := c.client(process.Endpoints(c.nodes)...) // one without a session
+	err = process.Until(t.Context(), 60*time.Second, func(ctx context.Context) error {
+		s, err := cl.ClusterStatus(ctx)
+		if err != nil {
+			return err
+		}
+		for _, m := range s.Nodes {
+			if m.Leader && strings.Contains(m.Reason, "no other voter can take over") {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", s.Nodes)
+	})
+	require.NoError(t, err)
+	_, err = c.c.KV().Put(t.Context(), "refused", []byte("x"))
+	require.Equal(t, errs.StorageFull, errs.CodeOf(err))
+
+	gone := c.follower()
+	for range 2 { // and it may be repeated
+		_, err = cl.RemoveMember(t.Context(), gone.ID, false)
+		require.NoError(t, err)
+	}
+	s, err := cl.ClusterStatus(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 2, s.Quorum.Voters)
+	_, err = cl.PromoteMember(t.Context(), s.LeaderID)
+	require.NoError(t, err, "it votes already")
 }

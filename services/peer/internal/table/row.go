@@ -2,6 +2,7 @@ package table
 
 import (
 	"encoding/hex"
+	"strings"
 
 	"nekoq/services/errs"
 	"nekoq/services/state"
@@ -124,6 +125,16 @@ type Snapshot struct {
 func (s *Snapshot) Removed(id string, inc Incarnation) (uint64, bool) {
 	rev, ok := s.removed[string(tombKey(id, inc))]
 	return rev, ok
+}
+
+// RemovedID tells whether any life of the node was removed.
+func (s *Snapshot) RemovedID(id string) bool {
+	for k := range s.removed {
+		if strings.HasPrefix(k, id+"\x00") {
+			return true
+		}
+	}
+	return false
 }
 
 // Read decodes the tables.

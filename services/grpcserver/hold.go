@@ -1,7 +1,6 @@
 package grpcserver
 
 import (
-
 	"google.golang.org/grpc"
 )
 
@@ -21,4 +20,3 @@ func Flush(ss grpc.ServerStream) {
 		s.c.w.Flush()
 	}
 }
-

@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -373,10 +374,25 @@ func appendMD(b []byte, md metadata.MD) []byte {
 			if len(name) > 4 && name[len(name)-4:] == "-bin" {
 				v = base64.RawStdEncoding.EncodeToString([]byte(v))
 			}
-			b = appendField(b, name, v)
+			if printable(name, v) { // a client may end the connection over such a trailer
+				b = appendField(b, strings.ToLower(name), v)
+			}
 		}
 	}
 	return b
+}
+
+// printable tells whether a value may be sent under a name.
+func printable(name, v string) bool {
+	if strings.HasSuffix(name, "-bin") {
+		return true // it is encoded
+	}
+	for i := range len(v) {
+		if v[i] < ' ' || v[i] > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 func reserved(name string) bool {
@@ -513,107 +529,4 @@ func (s *stream) giveBack(n int64) {
 	s.mu.Unlock()
 	s.recvLeft.Add(n)
 	s.c.control(func(b []byte) []byte { return appendWindowUpdate(b, s.id, uint32(n)) })
-}
-
-// serverStream is a stream as handlers see it.
-type serverStream struct{ s *stream }
-
-var _ grpc.ServerStream = serverStream{}
-
-// Context implements grpc.ServerStream.
-func (x serverStream) Context() context.Context { return x.s }
-
-// SetHeader implements grpc.ServerStream.
-func (x serverStream) SetHeader(md metadata.MD) error { return x.s.setHeader(md) }
-
-// SendHeader implements grpc.ServerStream.
-func (x serverStream) SendHeader(md metadata.MD) error { return x.s.sendHeader(md) }
-
-// SetTrailer implements grpc.ServerStream.
-func (x serverStream) SetTrailer(md metadata.MD) { x.s.trailers = metadata.Join(x.s.trailers, md) }
-
-// transportStream is what grpc.SetHeader and its like look for in a context.
-type transportStream struct{ s *stream }
-
-var _ grpc.ServerTransportStream = transportStream{}
-
-// Method implements grpc.ServerTransportStream.
-func (x transportStream) Method() string { return x.s.m.path }
-
-// SetHeader implements grpc.ServerTransportStream.
-func (x transportStream) SetHeader(md metadata.MD) error { return x.s.setHeader(md) }
-
-// SendHeader implements grpc.ServerTransportStream.
-func (x transportStream) SendHeader(md metadata.MD) error { return x.s.sendHeader(md) }
-
-// SetTrailer implements grpc.ServerTransportStream.
-func (x transportStream) SetTrailer(md metadata.MD) error {
-	x.s.trailers = metadata.Join(x.s.trailers, md)
-	return nil
-}
-
-func (s *stream) setHeader(md metadata.MD) error {
-	if s.opened {
-		return status.Error(codes.Internal, "the headers were sent already")
-	}
-	if len(md) > 0 {
-		s.headers = metadata.Join(s.headers, md)
-	}
-	return nil
-}
-
-func (s *stream) sendHeader(md metadata.MD) error {
-	if err := s.setHeader(md); err != nil {
-		return err
-	}
-	return s.open()
-}
-
-// SendMsg implements grpc.ServerStream; v is a proto.Message or Raw. One goroutine
-// at a time sends.
-func (x serverStream) SendMsg(v any) error { return x.s.sendMsg(v, false) }
-
-// RecvMsg implements grpc.ServerStream. One goroutine at a time receives.
-func (x serverStream) RecvMsg(v any) error {
-	compressed, b, err := x.s.next()
-	if err != nil {
-		return err
-	}
-	if b, err = x.s.plain(compressed, b); err != nil {
-		return err
-	}
-	return x.s.c.srv.decode(b, v)
-}
-
-// SendHeld is SendMsg that leaves it to a later SendMsg, or to so much that waits
-// that it is worth a system call, to have the message written.
-func (x serverStream) SendHeld(v any) error { return x.s.sendMsg(v, true) }
-
-func (s *stream) sendMsg(v any, hold bool) error {
-	a := answers.Get().(*answer)
-	out, err := s.c.srv.encode(append(a.b[:0], 0, 0, 0, 0, 0), v)
-	if err == nil {
-		binary.BigEndian.PutUint32(out[1:], uint32(len(out)-prefixSize))
-		err = s.send(out, hold)
-	}
-	if cap(out) <= keepAnswer {
-		a.b = out
-		answers.Put(a)
-	}
-	return err
-}
-
-// open sends the headers that open the answer.
-func (s *stream) open() error {
-	if s.opened {
-		return nil
-	}
-	if err := s.c.w.Begin(s.Done(), nil, false); err != nil {
-		return status.FromContextError(context.Canceled).Err()
-	}
-	s.opened = true
-	s.c.w.Buf = s.appendOpening(s.c.w.Buf)
-	s.c.voice()
-	s.c.w.End(false)
-	return nil
 }

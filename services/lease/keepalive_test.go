@@ -153,14 +153,16 @@ func TestClockGoesOnDuringExpiry(t *testing.T) {
 	s := newShared(t)
 	ctx := context.Background()
 	m := newMember(t, s, "a", time.Time{})
-	release, reached := make(chan struct{}), make(chan struct{}, 1)
+	held, reached := make(chan struct{}), make(chan struct{}, 1)
+	release := sync.OnceFunc(func() { close(held) })
+	t.Cleanup(release) // before the member's own, which waits for its loop
 	m.node.hold = func(k command.Kind) {
 		if k == leasetable.KindExpire {
 			select {
 			case reached <- struct{}{}:
 			default:
 			}
-			<-release
+			<-held
 		}
 	}
 	m.elect()
@@ -175,7 +177,7 @@ func TestClockGoesOnDuringExpiry(t *testing.T) {
 	if _, now := s.now(); now != 5000 {
 		t.Fatalf("the clock is at %d ms", now)
 	}
-	close(release)
+	release()
 	wait(t, "the first lease is gone", func() bool {
 		v := s.m.View()
 		defer v.Release()

@@ -21,6 +21,8 @@ import (
 //	byte 1: an error: code, message, number of details, each of four strings
 //	byte 2: not taken; nothing was sent
 //
+// An answer that is too large for a frame is announced in its place; see answers.
+//
 // Strings and data have a uvarint length.
 const (
 	outcomeOK byte = iota
@@ -46,10 +48,12 @@ func (n *Node) runForward() {
 			return
 		}
 		n.m.forwarded.Add(float64(len(batch)))
-		answer, err := n.callLeader(MethodForward, frame)
+		leader, answer, err := n.callLeader(MethodForward, frame)
 		switch {
 		case err == nil:
-			err = finishAll(batch, answer)
+			if answer, err = n.wholeAnswer(leader, answer); err == nil {
+				err = finishAll(batch, answer)
+			}
 		case len(batch) == 1 && len(frame) > command.MaxBatchBytes && errs.Has(err, errs.TooLarge):
 			// A command too large for a call; answers are small.
 		default:
@@ -65,14 +69,15 @@ func (n *Node) runForward() {
 
 // callLeader calls the leader as this node knows it. The call ends when another
 // node becomes leader: the old one may be frozen.
-func (n *Node) callLeader(m wire.Method, req []byte) ([]byte, error) {
+func (n *Node) callLeader(m wire.Method, req []byte) (id string, answer []byte, err error) {
 	id, epoch := n.leader.epoch()
 	if id == "" || id == n.id {
-		return nil, errNotTaken
+		return "", nil, errNotTaken
 	}
 	ctx, cancel := context.WithTimeout(epoch, n.cfg.LeaderPatience)
 	defer cancel()
-	return n.peers.Call(ctx, id, m, req)
+	answer, err = n.peers.Call(ctx, id, m, req)
+	return id, answer, err
 }
 
 // callError sorts the failures of a call into those that sent nothing and those
@@ -110,10 +115,16 @@ func (n *Node) serveForward(ctx context.Context, req, dst []byte) ([]byte, error
 		}
 		return dst, nil
 	}
+	before := len(dst)
 	n.queue.DoAll(ctx, cmds, func(res replica.Result, err error) {
 		dst = appendOutcome(dst, res, err)
 	})
-	return dst, nil
+	if size := len(dst) - before; size <= answerPart {
+		return dst, nil
+	} else if size > maxAnswer {
+		return nil, group.Unknown(fmt.Errorf("the answers have %d bytes together", size))
+	}
+	return n.answers.keep(bytes.Clone(dst[before:]), dst[:before]), nil
 }
 
 func appendOutcome(dst []byte, res replica.Result, err error) []byte {

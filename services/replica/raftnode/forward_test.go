@@ -90,3 +90,46 @@ func FuzzOutcomes(f *testing.F) {
 		}
 	})
 }
+
+// An answer is fetched part by part, once, and is forgotten then; an asking node that
+// never comes does not hold more memory than is allowed.
+func TestAnswersAreKeptUntilFetched(t *testing.T) {
+	var a answers
+	data := make([]byte, 2*answerPart+1)
+	for i := range data {
+		data[i] = byte(i * 7)
+	}
+	announced := func(b []byte) (id, size uint64) {
+		require.Equal(t, outcomeParts, b[0])
+		r := outcomeReader{buf: b[1:]}
+		id, size = r.uvarint(), r.uvarint()
+		require.False(t, r.failed)
+		require.Empty(t, r.buf)
+		return id, size
+	}
+	id, size := announced(a.keep(data, nil))
+	require.Equal(t, uint64(len(data)), size)
+	var got []byte
+	for uint64(len(got)) < size {
+		part, err := a.part(id, uint64(len(got)), nil)
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(part), answerPart)
+		got = append(got, part...)
+	}
+	require.Equal(t, data, got)
+	_, err := a.part(id, 0, nil)
+	require.Equal(t, errs.NotFound, errs.CodeOf(err))
+	require.Zero(t, a.bytes)
+
+	first, _ := announced(a.keep(data, nil))
+	_, err = a.part(first, size, nil)
+	require.Error(t, err, "behind the end")
+	a.bytes += keptAnswers - len(data) // as if others were kept
+	second, _ := announced(a.keep(data, nil))
+	_, err = a.part(first, 0, nil)
+	require.Equal(t, errs.NotFound, errs.CodeOf(err), "the oldest went")
+	a.drop(second)
+	a.drop(second)
+	require.Empty(t, a.kept)
+	require.Empty(t, a.order)
+}

@@ -66,6 +66,7 @@ type Node struct {
 
 	queue   *group.Queue // commands for the next entry, on the leader
 	forward *group.Queue // commands for the leader
+	answers answers
 	leader  *leaderView
 	loops   onleader.Set
 
@@ -222,6 +223,7 @@ func (n *Node) closeFiles() {
 // Register adds the peer calls of this package to the cluster port's table.
 func (n *Node) Register(mux *wire.Mux) {
 	mux.Unary(MethodForward, "raft.forward", n.serveForward)
+	mux.Unary(MethodForwardRest, "raft.forward_rest", n.serveForwardRest)
 	mux.Unary(MethodReadIndex, "raft.read_index", n.serveReadIndex)
 	mux.Unary(MethodConfirmTerm, "raft.confirm_term", n.serveConfirmTerm)
 	mux.Unary(MethodProgress, "raft.progress", n.serveProgress)

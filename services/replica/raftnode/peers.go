@@ -26,6 +26,7 @@ const (
 	MethodReadIndex   wire.Method = 0x0f01 // an index that a linearizable read may use
 	MethodConfirmTerm wire.Method = 0x0f02 // the node's current term
 	MethodProgress    wire.Method = 0x0f03 // applied and durable index of the node
+	MethodForwardRest wire.Method = 0x0f04 // the next part of an answer to MethodForward
 )
 
 // Server is one member of the Raft configuration.

@@ -335,7 +335,7 @@ func (n *Node) serveConfirmTerm(_ context.Context, _, dst []byte) ([]byte, error
 
 // askLeader is one round on a follower.
 func (n *Node) askLeader() (uint64, error) {
-	answer, err := n.callLeader(MethodReadIndex, nil)
+	_, answer, err := n.callLeader(MethodReadIndex, nil)
 	if err != nil {
 		return 0, err
 	}

@@ -202,7 +202,7 @@ func (r *run) tenants(c, node int) {
 		case err == nil:
 			r.ack(key, value, w.Revision)
 		case errs.Has(err, errs.LeaseNotFound):
-			r.leases.Gone(l.ID, "not found by a put")
+			r.leases.Found(l.ID, "not found by a put")
 		default:
 			r.failed("put on a lease", err)
 		}
@@ -226,7 +226,7 @@ func (r *run) life(id uint64, node int, rnd *rand.Rand) {
 			case err == nil:
 				op.Kept(id)
 			case errs.Has(err, errs.LeaseNotFound):
-				r.leases.Gone(id, "not found by a keep-alive")
+				r.leases.Found(id, "not found by a keep-alive")
 			case r.failed("keep-alive", err):
 				op.Maybe(id)
 			}
@@ -237,7 +237,7 @@ func (r *run) life(id uint64, node int, rnd *rand.Rand) {
 			case err == nil:
 				op.Remaining(id, l.Remaining)
 			case errs.Has(err, errs.LeaseNotFound):
-				r.leases.Gone(id, "not found by a look")
+				r.leases.Found(id, "not found by a look")
 			default:
 				r.failed("time to live", err)
 			}

@@ -201,7 +201,7 @@ func (r *run) expired() {
 			if !errs.Has(err, errs.LeaseNotFound) {
 				return fmt.Errorf("lease %d: %w", id, err)
 			}
-			r.leases.Gone(id, "not found")
+			r.leases.Found(id, "not found")
 		}
 		// What hangs on an ended lease goes a moment later.
 		one, cancel := r.op()

@@ -31,6 +31,7 @@ type leaseLife struct {
 	revoking bool          // a revocation was sent
 	gone     time.Duration // first seen to be gone, 0 for never
 	how      string        // what saw it
+	found    bool          // when nobody had watched
 }
 
 // NewLeases makes an empty history.
@@ -136,9 +137,16 @@ func (h *Leases) Revoking(id uint64) {
 	}
 }
 
-// Gone notes that the lease, or a key on it, has just been seen to be gone; how says
-// by what. It may be noted any number of times; the first one counts.
-func (h *Leases) Gone(id uint64, how string) {
+// Gone notes that the lease, or a key on it, has just been seen to be gone, by
+// somebody who watches it; how says by what. It may be noted any number of times; the
+// first one counts.
+func (h *Leases) Gone(id uint64, how string) { h.ended(id, how, true) }
+
+// Found notes that the lease was found to be gone by somebody who looked now and then:
+// it may have ended long ago.
+func (h *Leases) Found(id uint64, how string) { h.ended(id, how, false) }
+
+func (h *Leases) ended(id uint64, how string, watched bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l := h.all[id]
@@ -150,7 +158,7 @@ func (h *Leases) Gone(id uint64, how string) {
 		h.fail(id, "%s at %s, %s early: by its keep-alives it runs until %s at least", how, now, l.least-now, l.least)
 	}
 	if l.gone == 0 {
-		l.gone, l.how = now, how
+		l.gone, l.how, l.found = now, how, !watched
 	}
 }
 
@@ -195,7 +203,7 @@ func (h *Leases) verdict(late time.Duration) []string {
 		if end == 0 {
 			end = now
 		}
-		if end > l.most+late {
+		if !l.found && end > l.most+late {
 			out = append(out, fmt.Sprintf("lease %d: there until %s, %s after the end of its time", id, end, end-l.most))
 		}
 	}

@@ -94,6 +94,16 @@ func TestLeases(t *testing.T) {
 			after(18)
 			h.Gone(1, "deleted")
 		}},
+		{"found to be gone, some time later", "", func(h *Leases, after func(s float64)) {
+			h.Begin().Granted(1, ttl)
+			after(60)
+			h.Found(1, "not there")
+		}},
+		{"found to be gone too early", "1s early", func(h *Leases, after func(s float64)) {
+			h.Begin().Granted(1, ttl)
+			after(9)
+			h.Found(1, "not there")
+		}},
 		{"granted twice", "granted twice", func(h *Leases, after func(s float64)) {
 			h.Begin().Granted(1, ttl)
 			h.Begin().Granted(1, ttl)

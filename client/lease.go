@@ -132,7 +132,7 @@ func (s *Session) keep(ctx context.Context, last time.Time) {
 		case ctx.Err() != nil:
 			return
 		case errs.Has(err, errs.LeaseNotFound), time.Since(last) >= s.ttl:
-			s.lose(errs.New(errs.LeaseNotFound, "the lease %d could not be kept alive: %v", s.id, err).Wrap(err))
+			s.lose(errs.New(errs.LeaseNotFound, "the lease %d could not be kept alive: %s", s.id, errs.From(err).Message).Wrap(err))
 			return
 		}
 	}

@@ -83,11 +83,11 @@ func Main(ctx context.Context, args []string, env Env) int {
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
-	return a.report(err)
+	return a.report(cmd, err)
 }
 
 const rootLong = `NekoQ coordinates a distributed system: it gives out ids and keeps small consistent data.
@@ -160,14 +160,15 @@ func (a *app) checkGlobals(cmd *cobra.Command) error {
 	return a.checkOnline(cmd)
 }
 
-// report prints err for the reader at hand and gives the exit code.
-func (a *app) report(err error) int {
+// report prints err for the reader at hand and gives the exit code. cmd is the command
+// that was understood, or as far as it was.
+func (a *app) report(cmd *cobra.Command, err error) int {
 	if many, ok := errors.AsType[configs.Problems](err); ok {
 		fmt.Fprintf(a.Stderr, "nekoq: %s\n", many.Error())
 		return exitUsage
 	}
 	if !a.running && !isOurs(err) { // cobra's own words for a bad command line
-		err = errs.New(errs.InvalidArgument, "%s; see nekoq --help", strings.TrimSuffix(err.Error(), "\n"))
+		err = errs.New(errs.InvalidArgument, "%s; see %s --help", strings.TrimSuffix(err.Error(), "\n"), cmd.CommandPath())
 	}
 	if exit, ok := errors.AsType[commandExit](err); ok {
 		return int(exit)

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -24,6 +25,10 @@ func claimOf(c *client.Claim) claimJSON {
 		out.Since = stamp(c.Since)
 	}
 	return out
+}
+
+func (c *claimJSON) same(o *claimJSON) bool {
+	return c.Holder == o.Holder && c.Token == o.Token && slices.Equal(c.Waiting, o.Waiting)
 }
 
 // kvClaims shows locks or elections.
@@ -77,21 +82,26 @@ func (a *app) observeClaim(cmd *cobra.Command, name string, count int, observe f
 			return err
 		}
 		defer o.Close()
-		for seen := 1; ; seen++ {
+		var last claimJSON
+		for seen := 0; ; {
 			c, err := o.Next(ctx)
+			now := claimOf(&c)
 			switch {
 			case ctx.Err() != nil:
 				return nil
 			case err != nil:
 				return err
+			case seen > 0 && now.same(&last): // told again after the loss of a server
+				continue
 			case a.output == "json":
-				err = a.line(claimOf(&c))
+				err = a.line(now)
 			case c.Token == 0:
 				_, err = fmt.Fprintln(a.Stdout, "nobody")
 			default:
 				_, err = fmt.Fprintf(a.Stdout, "%s token %d waiting %d\n", printable([]byte(c.Holder), 0), c.Token, len(c.Waiting))
 			}
-			if err != nil || seen == count {
+			last = now
+			if seen++; err != nil || seen == count {
 				return err
 			}
 		}

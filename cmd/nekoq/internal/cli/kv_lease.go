@@ -91,7 +91,12 @@ func (a *app) kvLease() *cobra.Command {
 	cmd.AddCommand(grant, list,
 		one("get", "Show what a lease has left, and its keys", func(ctx context.Context, l *client.Leases, id uint64) error { return show(l.Get(ctx, id)) }),
 		a.kvKeepAlive(show),
-		one("revoke", "End a lease and delete its keys", func(ctx context.Context, l *client.Leases, id uint64) error { return l.Revoke(ctx, id) }),
+		one("revoke", "End a lease and delete its keys", func(ctx context.Context, l *client.Leases, id uint64) error {
+			if err := l.Revoke(ctx, id); err != nil {
+				return err
+			}
+			return a.emit(map[string]string{"id": leaseText(id)}, func(t *table) { t.row(fmt.Sprintf("lease %d is revoked, and its keys are deleted", id)) })
+		}),
 	)
 	return cmd
 }

@@ -80,7 +80,23 @@ func (a *app) kvDiff() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.emit(res, func(t *table) {
+			type difference struct {
+				Key  string  `json:"key"`
+				From *kvJSON `json:"from,omitempty"`
+				To   *kvJSON `json:"to,omitempty"`
+			}
+			list := make([]difference, len(res.Differences))
+			one := func(kv *client.KeyValue) *kvJSON {
+				if kv == nil {
+					return nil
+				}
+				out := keyJSON(*kv, true)
+				return &out
+			}
+			for i, d := range res.Differences {
+				list[i] = difference{string(d.Key), one(d.From), one(d.To)}
+			}
+			return a.emit(map[string]any{"differences": list, "more": res.More, "revision": res.Revision}, func(t *table) {
 				t.row("KEY", "FROM", "TO")
 				for _, d := range res.Differences {
 					t.row(printable(d.Key, valueWidth), side(d.From), side(d.To))
@@ -116,7 +132,7 @@ func (a *app) kvRollback() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.emit(res, func(t *table) {
+			return a.emit(map[string]uint64{"revision": res.Revision, "put": res.Put, "deleted": res.Deleted}, func(t *table) {
 				t.row(fmt.Sprintf("revision %d: %d written, %d deleted", res.Revision, res.Put, res.Deleted))
 			})
 		})
@@ -136,7 +152,17 @@ func (a *app) kvQuota() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.emit(qs, func(t *table) {
+			type used struct {
+				quotaJSON
+				Bytes   uint64 `json:"bytes"`
+				Keys    uint64 `json:"keys"`
+				Watches uint64 `json:"watches"`
+			}
+			out := make([]used, len(qs))
+			for i, q := range qs {
+				out[i] = used{quotaJSON{string(q.Prefix), q.MaxBytes, q.MaxKeys, q.MaxWatches, q.WriteRate}, q.Bytes, q.Keys, q.Watches}
+			}
+			return a.emit(map[string]any{"quotas": out}, func(t *table) {
 				t.row("PREFIX", "KEYS", "BYTES", "WATCHES", "WRITES/S")
 				of := func(used, most uint64) string { return fmt.Sprintf("%d/%s", used, most0(most)) }
 				for _, q := range qs {
@@ -153,10 +179,30 @@ func (a *app) kvQuota() *cobra.Command {
 	set.Flags().Uint64Var(&q.WriteRate, "write-rate", 0, "puts a second")
 	set.RunE = func(cmd *cobra.Command, args []string) error {
 		q.Prefix = []byte(args[0])
-		return a.store(cmd, func(ctx context.Context, s Store) error { return s.KV().SetQuota(ctx, q) })
+		return a.store(cmd, func(ctx context.Context, s Store) error {
+			if err := s.KV().SetQuota(ctx, q); err != nil {
+				return err
+			}
+			return a.emit(quotaJSON{args[0], q.MaxBytes, q.MaxKeys, q.MaxWatches, q.WriteRate}, func(t *table) {
+				if q.MaxBytes+q.MaxKeys+q.MaxWatches+q.WriteRate == 0 {
+					t.row("the prefix " + printable(q.Prefix, 0) + " has no quota")
+					return
+				}
+				t.row("the quota of the prefix " + printable(q.Prefix, 0) + " is set")
+			})
+		})
 	}
 	cmd.AddCommand(list, set)
 	return cmd
+}
+
+// quotaJSON is a quota in the words of the REST door.
+type quotaJSON struct {
+	Prefix     string `json:"prefix"`
+	MaxBytes   uint64 `json:"max_bytes,omitempty"`
+	MaxKeys    uint64 `json:"max_keys,omitempty"`
+	MaxWatches uint64 `json:"max_watches,omitempty"`
+	WriteRate  uint64 `json:"write_rate,omitempty"`
 }
 
 func most0(n uint64) string {

@@ -336,3 +336,37 @@ func TestLeasesAndFolder(t *testing.T) {
 	require.Contains(t, r.errOut, string(errs.QuotaExceeded))
 	require.Contains(t, s.run("", "kv", "quota", "list").out, "2/2")
 }
+
+// Programs get the words of the REST door from every command, writes too.
+func TestJSONInTheWordsOfREST(t *testing.T) {
+	s := newTerminal(t)
+	require.Zero(t, s.run("", "kv", "put", "f/a", "1").code)
+	require.Zero(t, s.run("", "kv", "put", "f/b", "2").code)
+	json1 := func(args ...string) map[string]any {
+		t.Helper()
+		r := s.run("", append(args, "-o", "json")...)
+		require.Zero(t, r.code, r.errOut)
+		var out map[string]any
+		require.NoError(t, json.Unmarshal([]byte(r.out), &out), "%q: %s", args, r.out)
+		return out
+	}
+	d := json1("kv", "diff", "--prefix", "f/", "--from", "2")
+	require.Equal(t, "f/b", d["differences"].([]any)[0].(map[string]any)["key"])
+	require.Equal(t, "Mg==", d["differences"].([]any)[0].(map[string]any)["to"].(map[string]any)["value"])
+	require.Equal(t, map[string]any{"revision": 4.0, "put": 0.0, "deleted": 1.0}, json1("kv", "rollback", "--prefix", "f/", "--revision", "2"))
+	require.Equal(t, map[string]any{"prefix": "f/", "max_keys": 3.0}, json1("kv", "quota", "set", "f/", "--keys", "3"))
+	q := json1("kv", "quota", "list")["quotas"].([]any)[0]
+	require.Equal(t, map[string]any{"prefix": "f/", "max_keys": 3.0, "keys": 1.0, "bytes": 4.0, "watches": 0.0}, q)
+	id := json1("kv", "lease", "grant", "1m")["id"].(string)
+	require.Equal(t, map[string]any{"id": id}, json1("kv", "lease", "revoke", id))
+	require.Equal(t, map[string]any{"deleted": 1.0, "revision": 5.0}, json1("kv", "del", "--prefix", "f/"))
+	require.Equal(t, map[string]any{"holder": "", "token": 0.0, "waiting": []any{}}, json1("kv", "lock", "l"))
+}
+
+func TestUsageErrorsNameTheCommand(t *testing.T) {
+	for want, args := range map[string][]string{
+		"see nekoq kv lock --help": {"kv", "lock"}, "see nekoq kv get --help": {"kv", "get", "a", "--nope"}, "see nekoq --help": {"nope"},
+	} {
+		require.Contains(t, run(t, setup{}, args...).errOut, want)
+	}
+}

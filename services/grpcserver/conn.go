@@ -109,20 +109,20 @@ func (c *conn) noteHeard() {
 
 func (c *conn) serve() {
 	_ = c.nc.SetDeadline(time.Now().Add(handshakeTimeout))
-	if err := c.greet(); err != nil {
-		c.srv.log.Debug("connection refused", "peer", c.nc.RemoteAddr().String(), "error", err)
-		c.fail(err)
-		return
-	}
-	c.principal = c.srv.opts.Principal(c.nc)
 	flushed := make(chan struct{})
 	go func() {
 		defer close(flushed)
 		c.w.Run()
 	}()
-	c.startTicks()
-	err := c.read()
-	c.part(err)
+	err := c.greet()
+	if err != nil {
+		c.srv.log.Debug("connection refused", "peer", c.nc.RemoteAddr().String(), "error", err)
+	} else {
+		c.principal = c.srv.opts.Principal(c.nc)
+		c.startTicks()
+		err = c.read()
+		c.part(err)
+	}
 	c.fail(err)
 	c.pool.Wait()
 	<-flushed
@@ -141,9 +141,9 @@ func (c *conn) greet() error {
 		http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: c.srv.opts.MaxStreams},
 		http2.Setting{ID: http2.SettingInitialWindowSize, Val: streamWindow},
 		http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: maxHeaderBlock})
-	if _, err := c.nc.Write(appendWindowUpdate(out, 0, connWindow-firstWindow)); err != nil {
-		return err
-	}
+	// The reading goroutine never writes itself: on a pipe without a buffer the client
+	// may have to write first.
+	c.control(func(b []byte) []byte { return append(b, appendWindowUpdate(out, 0, connWindow-firstWindow)...) })
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.greeted = true
@@ -330,7 +330,7 @@ func (c *conn) takeWindow(s *stream, want int) (int, error) {
 		}
 		room := c.room
 		c.mu.Unlock()
-		c.w.Flush() // the peer makes room when it has what was held back
+		c.w.Flush(false) // the peer makes room when it has what was held back
 		select {
 		case <-room:
 		case <-s.Done():

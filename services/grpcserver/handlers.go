@@ -77,19 +77,19 @@ func (x serverStream) SendMsg(v any) error { return x.s.sendMsg(v, false) }
 
 // RecvMsg implements grpc.ServerStream. One goroutine at a time receives.
 func (x serverStream) RecvMsg(v any) error {
-	compressed, b, err := x.s.next()
+	compressed, b, err := x.s.next(nil)
 	if err != nil {
 		return err
 	}
-	if b, err = x.s.plain(compressed, b); err != nil {
-		return err
-	}
-	return x.s.c.srv.decode(b, v)
+	return x.s.receive(compressed, b, v)
 }
 
-// SendHeld is SendMsg that leaves it to a later SendMsg, or to so much that waits
-// that it is worth a system call, to have the message written.
-func (x serverStream) SendHeld(v any) error { return x.s.sendMsg(v, true) }
+func (s *stream) receive(compressed byte, b []byte, v any) (err error) {
+	if b, err = s.plain(compressed, b); err != nil {
+		return err
+	}
+	return s.c.srv.decode(b, v)
+}
 
 func (s *stream) sendMsg(v any, hold bool) error {
 	a := answers.Get().(*answer)

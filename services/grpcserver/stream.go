@@ -481,41 +481,52 @@ func (s *stream) arrived(data []byte, n int64) {
 	}
 }
 
-// next gives the next message; it is valid until the next call.
-func (s *stream) next() (compressed byte, msg []byte, err error) {
+// next waits for the next message, until done is closed, which gives context.Canceled.
+func (s *stream) next(done <-chan struct{}) (compressed byte, msg []byte, err error) {
 	for {
-		s.mu.Lock()
-		in := s.in[s.inOff:]
-		end := s.inEnd
-		if len(in) >= prefixSize {
-			if st := s.c.srv.checkPrefix(in); st != nil {
-				s.mu.Unlock()
-				return 0, nil, st.Err()
-			}
-			if n := prefixSize + int(binary.BigEndian.Uint32(in[1:])); len(in) >= n {
-				s.inOff += n
-				msg = slices.Clone(in[prefixSize:n])
-				compressed := in[0]
-				s.giveBack(s.credit - int64(len(s.in)-s.inOff))
-				s.c.taken(s, n)
-				return compressed, msg, nil
-			}
-		}
-		s.giveBack(s.credit) // the rest must be able to come, however long the message is
-		if err := s.Err(); err != nil {
-			return 0, nil, status.FromContextError(err).Err()
-		}
-		if end {
-			if len(in) > 0 {
-				return 0, nil, status.Error(codes.Internal, io.ErrUnexpectedEOF.Error())
-			}
-			return 0, nil, io.EOF
+		compressed, msg, ok, err := s.poll()
+		if ok || err != nil {
+			return compressed, msg, err
 		}
 		select {
 		case <-s.more:
 		case <-s.Done():
+		case <-done:
+			return 0, nil, context.Canceled
 		}
 	}
+}
+
+// poll gives the next message if it is there.
+func (s *stream) poll() (compressed byte, msg []byte, ok bool, err error) {
+	s.mu.Lock()
+	in := s.in[s.inOff:]
+	end := s.inEnd
+	if len(in) >= prefixSize {
+		if st := s.c.srv.checkPrefix(in); st != nil {
+			s.mu.Unlock()
+			return 0, nil, false, st.Err()
+		}
+		if n := prefixSize + int(binary.BigEndian.Uint32(in[1:])); len(in) >= n {
+			s.inOff += n
+			msg = slices.Clone(in[prefixSize:n])
+			compressed = in[0]
+			s.giveBack(s.credit - int64(len(s.in)-s.inOff))
+			s.c.taken(s, n)
+			return compressed, msg, true, nil
+		}
+	}
+	s.giveBack(s.credit) // the rest must be able to come, however long the message is
+	if err := s.Err(); err != nil {
+		return 0, nil, false, status.FromContextError(err).Err()
+	}
+	switch {
+	case end && len(in) > 0:
+		return 0, nil, false, status.Error(codes.Internal, io.ErrUnexpectedEOF.Error())
+	case end:
+		return 0, nil, false, io.EOF
+	}
+	return 0, nil, false, nil
 }
 
 // giveBack lets the client send n more bytes, if that is worth a frame: what is less

@@ -12,6 +12,7 @@ import (
 
 	"nekoq/services/auth"
 	"nekoq/services/errs"
+	"nekoq/services/grpcserver"
 	"nekoq/warehouse"
 )
 
@@ -106,8 +107,7 @@ func (s *Door) LeaseKeepAlive(stream pb.Lease_LeaseKeepAliveServer) error {
 	if err := s.requireLeader(ctx, cancel); err != nil {
 		return err
 	}
-	b := beats{door: s, stream: stream, came: make(chan int64, maxBeats)}
-	go b.take(ctx) // ends with the stream
+	b := beats{door: s, stream: stream}
 	err := b.serve(ctx)
 	switch {
 	case stream.Context().Err() != nil:
@@ -118,81 +118,45 @@ func (s *Door) LeaseKeepAlive(stream pb.Lease_LeaseKeepAliveServer) error {
 	return err
 }
 
-// maxBeats bounds the beats of one stream that are carried out together, and those
-// that wait meanwhile.
+// maxBeats bounds the beats of one stream that are carried out together.
 const maxBeats = 256
 
 // beats is one stream of keep-alives.
 type beats struct {
 	door   *Door
 	stream pb.Lease_LeaseKeepAliveServer
-	came   chan int64
-	end    error // of take, once came is closed; io.EOF when the client has no more
+	req    pb.LeaseKeepAliveRequest
 	ids    []uint64
 	kept   []warehouse.LeaseInfo
 }
 
-func (b *beats) take(ctx context.Context) {
-	defer close(b.came)
-	var r pb.LeaseKeepAliveRequest
-	for {
-		if b.end = b.stream.RecvMsg(&r); b.end != nil {
-			return
-		}
-		select {
-		case b.came <- r.ID:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
+// serve takes the beats that have come and answers them together, until the stream
+// ends.
 func (b *beats) serve(ctx context.Context) error {
 	by := as(ctx, "")
 	for {
-		more, err := b.collect(ctx)
-		if err != nil {
-			return err
+		err := grpcserver.Receive(ctx, b.stream, &b.req)
+		for more := err == nil; more; {
+			if b.ids = append(b.ids, uint64(b.req.ID)); len(b.ids) == maxBeats {
+				break
+			}
+			b.req.ID = 0
+			more, err = grpcserver.TryReceive(b.stream, &b.req)
 		}
 		if len(b.ids) > 0 {
 			if err := b.answer(by); err != nil {
 				return err
 			}
+			b.ids = b.ids[:0]
 		}
-		if !more {
-			if errors.Is(b.end, io.EOF) {
-				return nil
-			}
-			return b.end
-		}
-	}
-}
-
-// collect waits for a beat and takes with it what else has come. more is false at the
-// end of the stream.
-func (b *beats) collect(ctx context.Context) (more bool, err error) {
-	b.ids = b.ids[:0]
-	select {
-	case <-ctx.Done():
-		return false, context.Cause(ctx)
-	case id, more := <-b.came:
-		if !more {
-			return false, nil
-		}
-		b.ids = append(b.ids, uint64(id))
-	}
-	for len(b.ids) < maxBeats {
-		select {
-		case id, more := <-b.came:
-			if !more {
-				return false, nil
-			}
-			b.ids = append(b.ids, uint64(id))
-		default:
-			return true, nil
+		b.req.ID = 0
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
 		}
 	}
-	return true, nil
 }
 
 func (b *beats) answer(ctx context.Context) error {
@@ -209,10 +173,11 @@ func (b *beats) answer(ctx context.Context) error {
 	}
 	for i := range b.kept {
 		k := &b.kept[i] // one that is gone has a TTL of 0
-		if err := b.stream.Send(&pb.LeaseKeepAliveResponse{Header: h, ID: int64(k.ID), TTL: seconds(k.TTL)}); err != nil {
+		if err := grpcserver.SendHeld(b.stream, &pb.LeaseKeepAliveResponse{Header: h, ID: int64(k.ID), TTL: seconds(k.TTL)}); err != nil {
 			return err
 		}
 	}
+	grpcserver.Flush(b.stream)
 	return nil
 }
 

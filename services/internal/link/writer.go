@@ -147,14 +147,14 @@ func (w *Writer) Hold() {
 	w.mu.Unlock()
 }
 
-// Flush writes what Hold has left.
-func (w *Writer) Flush() {
+// Flush writes what Hold has left; lone is as for End.
+func (w *Writer) Flush(lone bool) {
 	w.mu.Lock()
 	if len(w.Buf) == 0 || w.err != nil {
 		w.mu.Unlock()
 		return
 	}
-	w.End(true)
+	w.End(lone)
 }
 
 // writeOnce writes what is pending. mu is held on entry and on return, and

@@ -19,8 +19,9 @@ type Alarm struct {
 // AlarmKind names an alarm.
 type AlarmKind string
 
-// The alarms of the store-wide limit: at 80 %, 95 % and 100 % of it. At NoSpace
-// growth is refused (storage quota), deletes and compaction are not.
+// The alarms of the store-wide limit: at 80 % and 95 % of it, and when less
+// is left than the largest value, or a fiftieth of a small store. At the limit growth is
+// refused (storage quota), deletes and compaction are not.
 const (
 	AlarmEarly   AlarmKind = "space_80"
 	AlarmLate    AlarmKind = "space_95"

@@ -94,14 +94,23 @@ func (s *Service) Alarms(ctx context.Context) ([]Alarm, error) {
 	return alarms(v.meta), nil
 }
 
+// fullMargin is how much may be left, in bytes, when the store is called full: a put
+// is refused before it passes the limit, so the limit itself is hardly ever reached.
+// It is the default of the largest value; of a small store it is a fiftieth.
+const fullMargin = 3 << 19
+
 func alarms(m table.Meta) []Alarm {
 	var out []Alarm
 	used, limit := m.Used(), m.StoreLimit()
 	for _, a := range []struct {
-		kind    AlarmKind
-		percent uint64
-	}{{AlarmEarly, 80}, {AlarmLate, 95}, {AlarmNoSpace, 100}} {
-		if used >= limit/100*a.percent+limit%100*a.percent/100 {
+		kind AlarmKind
+		mark uint64
+	}{
+		{AlarmEarly, limit/100*80 + limit%100*80/100},
+		{AlarmLate, limit/100*95 + limit%100*95/100},
+		{AlarmNoSpace, limit - min(limit/50, fullMargin)},
+	} {
+		if used >= a.mark {
 			out = append(out, Alarm{Kind: a.kind, Used: int64(used), Limit: int64(limit)})
 		}
 	}

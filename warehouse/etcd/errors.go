@@ -21,6 +21,7 @@ var byCode = map[errs.Code]error{
 	errs.TooLarge:         rpctypes.ErrGRPCRequestTooLarge,
 	errs.TooManyRequests:  rpctypes.ErrGRPCRequestTooManyRequests,
 	errs.Exhausted:        rpctypes.ErrGRPCNoSpace,
+	errs.QuotaExceeded:    rpctypes.ErrGRPCNoSpace,
 	errs.StorageFull:      rpctypes.ErrGRPCNoSpace,
 	errs.NoLeader:         rpctypes.ErrGRPCNoLeader,
 	errs.OutcomeUnknown:   rpctypes.ErrGRPCTimeout,
@@ -62,10 +63,14 @@ func grpcError(ctx context.Context, err error, special ...coded) error {
 	if _, ok := status.FromError(err); ok {
 		return err
 	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return status.FromContextError(err).Err()
+	// An error of this program says more than the end of a context that it wraps.
+	var e *errs.Error
+	if !errors.As(err, &e) {
+		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+			return status.FromContextError(err).Err()
+		}
+		e = errs.From(err)
 	}
-	e := errs.From(err)
 	for _, s := range special {
 		if s.code == e.Code {
 			return s.err

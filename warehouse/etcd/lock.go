@@ -256,7 +256,7 @@ func (s *Door) Observe(r *electionpb.LeaderRequest, stream electionpb.Election_O
 	for {
 		res, err := s.leaderOf(ctx, r.Name)
 		if err != nil {
-			return err
+			return s.cut(ctx, err)
 		}
 		if len(res.Kvs) > 0 && sent != asProclaimed(res.Kvs[0]) {
 			if err := stream.Send(&electionpb.LeaderResponse{Header: res.Header, Kv: res.Kvs[0]}); err != nil {
@@ -328,6 +328,9 @@ func (s *Door) mayObserve(ctx context.Context, r *api.WatchRequest) error {
 func (s *Door) cut(ctx context.Context, err error) error {
 	if s.ctx.Err() != nil {
 		return rpctypes.ErrGRPCStopped
+	}
+	if ctx.Err() != nil { // without a leader, or the client's end
+		return grpcError(context.Background(), context.Cause(ctx))
 	}
 	return grpcError(ctx, err)
 }

@@ -163,6 +163,10 @@ func (w *watchStream) create(r *pb.WatchCreateRequest) error {
 	}
 	w.door.metrics.watches.Inc()
 	w.watches[r.WatchId] = &watched{key: r.Key, end: r.RangeEnd, rev: rev, fragment: r.Fragment, progress: r.ProgressNotify, quiet: true}
+	if w.all != nil { // clients take the answer for this one too
+		w.all[r.WatchId] = struct{}{}
+		w.set.Progress(r.WatchId)
+	}
 	return w.stream.Send(&pb.WatchResponse{Header: h, WatchId: r.WatchId, Created: true})
 }
 

@@ -1,6 +1,7 @@
 package table
 
 import (
+	"bytes"
 	"strconv"
 
 	"nekoq/services/command"
@@ -144,11 +145,13 @@ func (w *writer) log(a *arena, kind ChangeKind, key, row []byte, prev *Record) {
 	if len(w.changes) == cap(w.changes) {
 		w.changes = make([]Change, 0, 1)
 	}
-	w.changes = append(w.changes, Change{Kind: kind, Sub: w.sub, Revision: w.meta.Revision, Key: key})
-	c := &w.changes[len(w.changes)-1]
-	if len(row) <= MaxEventRow {
-		c.Row = row
+	if len(row) > MaxEventRow {
+		// The key is part of the row's allocation: an event that waits for a watcher
+		// would keep all of it.
+		key, row = bytes.Clone(key), nil
 	}
+	w.changes = append(w.changes, Change{Kind: kind, Sub: w.sub, Revision: w.meta.Revision, Key: key, Row: row})
+	c := &w.changes[len(w.changes)-1]
 	if prev != nil {
 		c.Prev = prev.ModRevision
 	}

@@ -32,6 +32,11 @@ func rawDial(t *testing.T, addr string) *raw {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = nc.Close() })
 	require.NoError(t, nc.SetDeadline(time.Now().Add(patience)))
+	return newRaw(t, nc)
+}
+
+func newRaw(t *testing.T, nc net.Conn) *raw {
+	t.Helper()
 	r := &raw{t: t, nc: nc, fr: http2.NewFramer(nc, nc), dec: hpack.NewDecoder(4096, nil)}
 	r.fr.AllowIllegalWrites = true
 	r.fr.AllowIllegalReads = true
@@ -71,6 +76,9 @@ func (r *raw) until(typ http2.FrameType) http2.Frame {
 	for {
 		f, err := r.fr.ReadFrame()
 		require.NoError(r.t, err, "waiting for %s", typ)
+		if away, ok := f.(*http2.GoAwayFrame); ok && typ != http2.FrameGoAway {
+			r.t.Fatalf("sent away while waiting for %s: %s %s", typ, away.ErrCode, away.DebugData())
+		}
 		if f.Header().Type == typ {
 			return f
 		}
@@ -102,6 +110,9 @@ func (r *raw) headers(id uint32, end bool, block []byte) {
 }
 
 func (r *raw) data(id uint32, end bool, b []byte) {
+	for ; len(b) > maxFrame; b = b[maxFrame:] {
+		require.NoError(r.t, r.fr.WriteData(id, false, b[:maxFrame]))
+	}
 	require.NoError(r.t, r.fr.WriteData(id, end, b))
 }
 

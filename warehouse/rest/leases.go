@@ -23,7 +23,9 @@ func (d *door) more() {
 		return huma.Operation{OperationID: "warehouse-" + id, Method: method, Path: "/v1/warehouse/" + path, Tags: []string{tag}, Summary: summary, Description: description}
 	}
 	httpapi.Register(d.srv, doc("txn", http.MethodPost, "txn", "Carry out a transaction",
-		"When all conditions hold, the operations of then, else those of else, all at one revision. A key may be written once. One without writes is a read."),
+		"When all conditions hold, the operations of then, else those of else, all at one revision. A key may be written once. One without writes is a read. "+
+			`Such as {"if":[{"key":"app/owner","target":"create_revision","number":0}],"then":[{"put":{"key":"app/owner","text":"me","ttl":"30s"}}],"else":[{"range":{"key":"app/owner"}}]}: `+
+			"app/owner becomes me if it is not there, else it is read."),
 		httpapi.Inside(), d.txn)
 
 	created := doc("lease-grant", http.MethodPost, "leases", "Grant a lease", "Keys, locks and elections hang on it and go when it ends.")
@@ -94,7 +96,7 @@ func duration(field, v string, missing time.Duration) (time.Duration, error) {
 type grantIn struct {
 	Body struct {
 		ID  string `json:"id,omitempty" doc:"Of 1 to 9223372036854775807; without it the server chooses."`
-		TTL string `json:"ttl" doc:"1s to 9000000000s."`
+		TTL string `json:"ttl" doc:"1s to 9000000000s." example:"30s"`
 	}
 }
 
@@ -219,10 +221,10 @@ func claimAnswer(c api.Claim, err error) (*claimOut, error) {
 type claimIn struct {
 	Name string `path:"name" doc:"Name of the lock or election."`
 	Body struct {
-		Holder string `json:"holder" doc:"Who asks: shown to the others."`
+		Holder string `json:"holder" doc:"Who asks: shown to the others." example:"host1:4711"`
 		Lease  string `json:"lease,omitempty" doc:"Lease of the claim; without it the server grants one of ttl."`
-		TTL    string `json:"ttl,omitempty" doc:"1s to 24h; 10s without one. Not with lease."`
-		Wait   string `json:"wait,omitempty" doc:"How long to wait in line, up to 1h; without it the answer comes at once."`
+		TTL    string `json:"ttl,omitempty" doc:"1s to 24h; 10s without one. Not with lease." example:"30s"`
+		Wait   string `json:"wait,omitempty" doc:"How long to wait in line, up to 1h; without it the answer comes at once." example:"10s"`
 		Stay   bool   `json:"stay,omitempty" doc:"Keep the place in line when it is not held in time."`
 	}
 }

@@ -27,7 +27,8 @@ func (d *door) upkeep(doc func(id, method, path, summary, description string) hu
 	httpapi.Register(d.srv, doc("diff", http.MethodGet, "diff", "Keys that differ between two revisions", "Of one key, a prefix, a range, or without any of them of all keys."),
 		httpapi.OnFunc(auth.Read, d.rangeOf), d.diff)
 	httpapi.Register(d.srv, doc("rollback", http.MethodPost, "rollback", "Roll a key or a prefix back",
-		"The keys become what they were at the revision, as one new revision. Keys that did not exist then are deleted."), httpapi.Inside(), d.rollback)
+		"The keys become what they were at the revision, as one new revision. Keys that did not exist then are deleted. "+
+			`Such as {"prefix":"app/","revision":120}.`), httpapi.Inside(), d.rollback)
 }
 
 // Quota is the quota of a prefix.

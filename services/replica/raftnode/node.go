@@ -287,6 +287,7 @@ func (n *Node) Start() error {
 	n.disk.look()
 	notify := make(chan bool, 64)
 	trans := newTransport(n.peers, n.addr, n.cfg, n.hclog)
+	trans.again = n.waitInTerm
 	n.snaps.install = func(begins bool) {
 		if r := n.raft.Load(); begins && r != nil {
 			trans.answerHeartbeats(r.CurrentTerm)

@@ -30,6 +30,7 @@ type transport struct {
 	maxBytes int64
 	own      chan raft.RPC // nil, or where all messages to raft go through
 	sender   atomic.Pointer[sender]
+	again    func(term uint64) bool // waits before a message is repeated, and tells whether to; nil for never
 }
 
 var (
@@ -83,7 +84,7 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, r
 	}
 	t.bound(req)
 	t.remember(req)
-	return t.NetworkTransport.AppendEntries(id, target, req, resp)
+	return t.store(id, target, req, resp)
 }
 
 func (t *transport) bound(req *raft.AppendEntriesRequest) {

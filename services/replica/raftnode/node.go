@@ -73,6 +73,8 @@ type Node struct {
 	ownReads    reads
 	leaderReads reads
 	confirms    confirms
+	voterCache  atomic.Pointer[voterSet]
+	changes     changes
 	progress    sync.Map // node id to the applied index that it last told
 
 	life     context.Context // ends with Shutdown
@@ -113,8 +115,8 @@ func New(opts Options) (*Node, error) {
 	n.life, n.end = context.WithCancel(context.Background())
 	n.leader = newLeaderView(n.life)
 	n.confirms.peers = map[string]*confirmer{}
-	n.ownReads = reads{fetch: n.confirm, size: func(k int) { n.m.roundReads.Observe(float64(k)) }}
-	n.leaderReads = reads{fetch: n.askLeader, size: func(int) {}}
+	n.ownReads = reads{fetch: n.confirm, size: func(k int) { n.m.roundReads.Observe(float64(k)) }, kick: make(chan struct{}, 1)}
+	n.leaderReads = reads{fetch: n.askLeader, size: func(int) {}, kick: make(chan struct{}, 1)}
 	n.disk = newDiskGuard(dir, opts.Config.DiskReserveBytes, opts.Logger)
 	if opts.FreeBytes != nil {
 		n.disk.free = opts.FreeBytes
@@ -332,6 +334,8 @@ func (n *Node) Start() error {
 	for range forwardSlots {
 		n.workers.Go(n.runForward)
 	}
+	n.helpers.Go(func() { n.ownReads.rounds(n.life.Done()) })
+	n.helpers.Go(func() { n.leaderReads.rounds(n.life.Done()) })
 	n.helpers.Go(func() { n.runLeadership(r, notify) })
 	n.helpers.Go(func() { n.runObserve(r, seen) })
 	n.helpers.Go(func() { n.runSnapshots(r) })

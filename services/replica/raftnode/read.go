@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -34,7 +35,7 @@ func (n *Node) View(ctx context.Context, c replica.Consistency) (*state.View, re
 		}
 		return v, n.lag(v.Index()), nil
 	}
-	patience := n.firstTry(ctx)
+	patience := n.firstRead(ctx)
 	defer func() { patience.stop() }()
 	pause := time.Millisecond
 	for {
@@ -59,23 +60,40 @@ func (n *Node) View(ctx context.Context, c replica.Consistency) (*state.View, re
 // errClosed is the answer of a node whose state is closed already.
 func errClosed() error { return errs.New(errs.ShuttingDown, "the node has stopped") }
 
+// firstRead is the patience of a first attempt. While a leader is known, every part
+// of it is bounded already, which spares a timer for each read.
+func (n *Node) firstRead(ctx context.Context) patience {
+	if n.leader.current() != "" {
+		return patience{ctx, noStop, true}
+	}
+	return n.patience(ctx)
+}
+
 // reach returns when this node's view is linearizable.
 func (n *Node) reach(ctx context.Context) error {
 	if err := n.usable(); err != nil {
 		return err
 	}
-	if n.leader.current() == n.id {
-		index, err := n.ownReads.wait(ctx)
-		if err != nil {
-			return err
-		}
-		return n.follow(ctx, index)
+	var (
+		index uint64
+		err   error
+	)
+	if n.leader.current() != n.id {
+		index, err = n.leaderReads.wait(ctx)
+	} else if at, ok := n.confirmAlone(); ok {
+		index = at
+	} else {
+		index, err = n.ownReads.wait(ctx)
 	}
-	index, err := n.leaderReads.wait(ctx)
 	if err != nil {
 		return err
 	}
-	return n.follow(ctx, index)
+	if at, _ := n.machine.Applied(); at >= index {
+		return nil
+	}
+	p := n.patience(ctx)
+	defer p.stop()
+	return n.follow(p.ctx, index)
 }
 
 // retryRead: a read changes nothing, so everything passing is tried again.
@@ -128,14 +146,16 @@ func (n *Node) lag(index uint64) replica.Lag {
 }
 
 // reads collects reads that wait for the same thing. While one round runs, the
-// next fills; it closes before its own round begins.
+// next fills; it closes before its own round begins. The rounds run in one goroutine,
+// which stays.
 type reads struct {
 	fetch func() (uint64, error) // one round
 	size  func(int)              // told how many shared it
+	kick  chan struct{}          // cap 1: next was made
 
-	mu      sync.Mutex
-	next    *readBatch
-	running bool
+	mu    sync.Mutex
+	next  *readBatch
+	ended bool
 }
 
 type readBatch struct {
@@ -148,16 +168,20 @@ type readBatch struct {
 // wait joins the next round and returns the index that it found.
 func (r *reads) wait(ctx context.Context) (uint64, error) {
 	r.mu.Lock()
-	if r.next == nil {
+	if r.ended {
+		r.mu.Unlock()
+		return 0, errs.New(errs.ShuttingDown, "the node is stopping")
+	}
+	first := r.next == nil
+	if first {
 		r.next = &readBatch{done: make(chan struct{})}
 	}
 	b := r.next
 	b.n++
-	if !r.running {
-		r.running = true
-		go r.run()
-	}
 	r.mu.Unlock()
+	if first {
+		r.kick <- struct{}{} // has room: the one before was taken with its batch
+	}
 	select {
 	case <-b.done:
 		return b.index, b.err
@@ -166,16 +190,25 @@ func (r *reads) wait(ctx context.Context) (uint64, error) {
 	}
 }
 
-func (r *reads) run() {
+// rounds runs until stop is closed.
+func (r *reads) rounds(stop <-chan struct{}) {
 	for {
+		select {
+		case <-r.kick:
+		case <-stop:
+			r.mu.Lock()
+			b := r.next
+			r.next, r.ended = nil, true
+			r.mu.Unlock()
+			if b != nil {
+				b.err = errs.New(errs.ShuttingDown, "the node is stopping")
+				close(b.done)
+			}
+			return
+		}
 		r.mu.Lock()
 		b := r.next
 		r.next = nil
-		if b == nil {
-			r.running = false
-			r.mu.Unlock()
-			return
-		}
 		r.mu.Unlock()
 		r.size(b.n)
 		b.index, b.err = r.fetch()
@@ -188,35 +221,91 @@ func (r *reads) run() {
 // the leader has applied: a follower may have applied, and shown to a reader,
 // what the leader has committed and not yet applied (Ongaro's dissertation, 6.4).
 func (n *Node) confirm() (uint64, error) {
-	term, ok := n.leader.serving()
-	r := n.raft.Load()
-	if !ok || r == nil {
-		return 0, errNotTaken
-	}
-	index := r.CommitIndex()
-	if index <= n.leader.barrier.Load() {
-		// Entries up to the barrier are applied, and the barrier itself, like a
-		// no-op, never reaches the state.
-		index, _ = n.machine.Applied()
+	index, term, err := n.readIndex()
+	if err != nil {
+		return 0, err
 	}
 	start := time.Now()
 	n.m.rounds.Inc()
-	voters, self := n.voters()
-	need := len(voters)/2 + 1
-	if self {
+	set := n.voterSet(term)
+	need := len(set.ids)/2 + 1
+	if set.self {
 		need--
 	}
 	if need > 0 {
-		if err := n.askTerms(term, voters, need); err != nil {
+		if err := n.askTerms(term, set.ids, need); err != nil {
 			return 0, err
 		}
 	}
-	// A single voter cannot be superseded without its own vote.
-	if r.State() != raft.Leader || r.CurrentTerm() != term {
+	if !n.leads(term) {
 		return 0, errNotTaken
 	}
 	n.m.roundTime.Observe(time.Since(start).Seconds())
 	return index, nil
+}
+
+// confirmAlone is confirm of the only voter, which cannot be superseded without its
+// own vote, so there is nobody to ask. ok is false on a node that is not.
+func (n *Node) confirmAlone() (index uint64, ok bool) {
+	index, term, err := n.readIndex()
+	if err != nil {
+		return 0, false
+	}
+	return index, n.voterSet(term).sole() && n.leads(term)
+}
+
+func (n *Node) leads(term uint64) bool {
+	r := n.raft.Load()
+	return r.State() == raft.Leader && r.CurrentTerm() == term
+}
+
+// readIndex gives the commit index of the leader, and the term in which it serves.
+func (n *Node) readIndex() (index, term uint64, err error) {
+	term, ok := n.leader.serving()
+	r := n.raft.Load()
+	if !ok || r == nil {
+		return 0, 0, errNotTaken
+	}
+	if index = r.CommitIndex(); index <= n.leader.barrier.Load() {
+		// Entries up to the barrier are applied, and the barrier itself, like a
+		// no-op, never reaches the state.
+		index, _ = n.machine.Applied()
+	}
+	return index, term, nil
+}
+
+// voterSet is the voters of a configuration.
+type voterSet struct {
+	term, changes uint64 // when it held
+	ids           []string
+	self          bool // this node is one
+}
+
+func (v *voterSet) sole() bool { return v.self && len(v.ids) == 1 }
+
+// changes counts the changes of the configuration that this node was asked for.
+type changes struct{ begun, ended atomic.Uint64 }
+
+// settled gives the number of changes, if none is under way.
+func (c *changes) settled() (uint64, bool) {
+	n := c.ended.Load()
+	return n, c.begun.Load() == n
+}
+
+// voterSet gives the voters of the newest configuration while this node leads in
+// term. To ask raft costs more than the rest of a read; but while a node leads, the
+// configuration changes through change alone, so it is kept until that is called.
+func (n *Node) voterSet(term uint64) *voterSet {
+	count, settled := n.changes.settled()
+	if v := n.voterCache.Load(); settled && v != nil && v.term == term && v.changes == count {
+		return v
+	}
+	v := &voterSet{term: term, changes: count}
+	v.ids, v.self = n.voters()
+	if again, still := n.changes.settled(); settled && still && again == count && n.leads(term) {
+		n.voterCache.Store(v)
+	}
+	return v
 }
 
 // voters lists the voters of the newest configuration, and whether this node is
@@ -245,13 +334,14 @@ func (n *Node) askTerms(term uint64, voters []string, need int) error {
 		asked++
 		c := n.confirms.peers[id]
 		if c == nil {
-			c = &confirmer{}
+			c = &confirmer{kick: make(chan struct{}, 1)}
 			n.confirms.peers[id] = c
+			n.helpers.Go(func() { n.runConfirm(id, c) })
 		}
 		c.want = &confirmWant{round: round, term: term, votes: votes}
-		if !c.running {
-			c.running = true
-			go n.runConfirm(id, c)
+		select {
+		case c.kick <- struct{}{}:
+		default:
 		}
 	}
 	n.confirms.mu.Unlock()
@@ -285,9 +375,10 @@ type confirms struct {
 	peers map[string]*confirmer
 }
 
+// confirmer asks one node; its goroutine stays.
 type confirmer struct {
-	running bool
-	want    *confirmWant // nil when done
+	kick chan struct{} // cap 1
+	want *confirmWant  // nil when done
 }
 
 type confirmWant struct {
@@ -297,16 +388,18 @@ type confirmWant struct {
 
 func (n *Node) runConfirm(id string, c *confirmer) {
 	for {
+		select {
+		case <-c.kick:
+		case <-n.life.Done():
+			return
+		}
 		n.confirms.mu.Lock()
 		w := c.want
 		c.want = nil
-		if w == nil {
-			c.running = false
-			n.confirms.mu.Unlock()
-			return
-		}
 		n.confirms.mu.Unlock()
-		w.votes <- n.askTerm(id, w.term) // buffered
+		if w != nil {
+			w.votes <- n.askTerm(id, w.term) // buffered
+		}
 	}
 }
 

@@ -91,9 +91,13 @@ func (s *Service) effective(v *state.View, a *asked, have string) (*api.Effectiv
 	out := &api.Effective{Area: area, Group: a.Group, Revision: d.revision()}
 	s.metrics.evaluations.Inc()
 	at := cacheKey{area, a.Group, a.Key}
-	if h, ok := s.cache.get(at, d); ok {
+	if c, ok := s.cache.get(at, d); ok {
 		s.metrics.cached.Inc()
-		if out.Hash = h; h == have {
+		if out.Hash = c.hash; c.hash == have {
+			return out, nil
+		}
+		if c.values != nil {
+			out.Changed, out.Values = true, c.values
 			return out, nil
 		}
 	}
@@ -102,13 +106,13 @@ func (s *Service) effective(v *state.View, a *asked, have string) (*api.Effectiv
 	if err != nil {
 		return nil, damaged(err)
 	}
-	s.cache.put(at, d, e.hash)
 	out.Hash, out.Changed = e.hash, e.hash != have
 	if out.Changed && have != "" {
 		if e, err = d.evaluate(area, list, true); err != nil {
 			return nil, damaged(err)
 		}
 	}
+	s.cache.put(at, d, e)
 	out.Values = e.values
 	return out, nil
 }
@@ -130,33 +134,41 @@ func (d *reading) wanted(area string, a *asked) []found {
 	return nil
 }
 
-// hashCache remembers the hashes of what all clients get alike, as of the last
-// change of items or areas. Listeners that a change does not concern then cost a
-// look-up.
-type hashCache struct {
+// cache remembers what all clients get alike, as of the last change of items or
+// areas. Listeners that a change does not concern then cost a look-up, and so do all
+// but the first of those that get the same. What it gives is never changed.
+type cache struct {
 	mu           sync.Mutex
 	items, areas uint64 // revisions
-	hashes       map[cacheKey]string
+	sets         map[cacheKey]evaluated
+	bytes        int // of the values that are kept
 }
 
 type cacheKey struct{ area, group, key string }
 
-// maxCached bounds the cache.
-const maxCached = 100_000
+// Bounds of the cache. Without room for the values, the hash is kept.
+const (
+	maxCached      = 100_000
+	maxCachedBytes = 16 << 20
+)
 
-func (c *hashCache) get(k cacheKey, d *reading) (string, bool) {
+func (c *cache) get(k cacheKey, d *reading) (evaluated, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.items != d.x.Counters.Revision || c.areas != d.tree.Revision() {
-		return "", false
+		return evaluated{}, false
 	}
-	h, ok := c.hashes[k]
-	return h, ok
+	e, ok := c.sets[k]
+	return e, ok
 }
 
-func (c *hashCache) put(k cacheKey, d *reading, hash string) {
+func (c *cache) put(k cacheKey, d *reading, e evaluated) {
 	if d.gray {
 		return
+	}
+	size := 0
+	for i := range e.values {
+		size += len(e.values[i].Bytes) + valueOverhead
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -164,11 +176,21 @@ func (c *hashCache) put(k cacheKey, d *reading, hash string) {
 	if items < c.items || areas < c.areas {
 		return
 	}
-	if c.hashes == nil || items != c.items || areas != c.areas || len(c.hashes) >= maxCached {
-		c.items, c.areas, c.hashes = items, areas, map[cacheKey]string{}
+	if c.sets == nil || items != c.items || areas != c.areas || len(c.sets) >= maxCached {
+		c.items, c.areas, c.sets, c.bytes = items, areas, map[cacheKey]evaluated{}, 0
 	}
-	c.hashes[k] = hash
+	if old, ok := c.sets[k]; ok && old.values != nil {
+		return
+	}
+	if c.bytes += size; c.bytes > maxCachedBytes {
+		c.bytes -= size
+		e.values = nil
+	}
+	c.sets[k] = e
 }
+
+// valueOverhead is about what a value takes beside its content, in bytes.
+const valueOverhead = 512
 
 // Listening is one client that waits for changes, read by one goroutine.
 type Listening struct {

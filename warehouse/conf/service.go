@@ -57,7 +57,7 @@ type Service struct {
 	metrics *metrics
 
 	bell      bell
-	cache     hashCache
+	cache     cache
 	listeners registry
 
 	cancel context.CancelFunc

@@ -101,7 +101,7 @@ func FuzzFrames(f *testing.F) {
 		}
 		srv := New(Options{MaxRequestBytes: 30000, MaxStreams: 8, PingTimeout: time.Minute})
 		srv.RegisterService(&echoDesc, &echo{})
-		p := &pipes{conns: make(chan net.Conn, 1), done: make(chan struct{})}
+		p := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
 		done := make(chan error, 1)
 		go func() { done <- srv.Serve(p) }()
 		client, server := wire.Pipe()
@@ -116,11 +116,16 @@ func FuzzFrames(f *testing.F) {
 		if err == nil {
 			_, err = client.Write(frames(in))
 		}
-		if err == nil && len(in)%3 == 0 {
-			srv.GracefulStop()
-		}
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			if err == nil && len(in)%3 == 0 {
+				srv.GracefulStop()
+			}
+		}()
 		_ = client.Close()
-		srv.GracefulStop()
+		<-stopped
+		srv.Stop()
 		require.NoError(t, <-done)
 		<-read
 		require.Zero(t, srv.Conns())

@@ -116,6 +116,8 @@ type Snapshot struct {
 	Members map[string]Member
 	Order   []string
 	removed map[string]uint64
+	// removedIDs are the nodes of which any life was removed.
+	removedIDs map[string]bool
 	// Revision and ClusterVersion of the view it was read from.
 	Revision       uint64
 	ClusterVersion uint32
@@ -129,18 +131,13 @@ func (s *Snapshot) Removed(id string, inc Incarnation) (uint64, bool) {
 
 // RemovedID tells whether any life of the node was removed.
 func (s *Snapshot) RemovedID(id string) bool {
-	for k := range s.removed {
-		if strings.HasPrefix(k, id+"\x00") {
-			return true
-		}
-	}
-	return false
+	return s.removedIDs[id]
 }
 
 // Read decodes the tables.
 func Read(r state.Reader) (*Snapshot, error) {
 	s := &Snapshot{
-		Members: map[string]Member{}, removed: map[string]uint64{},
+		Members: map[string]Member{}, removed: map[string]uint64{}, removedIDs: map[string]bool{},
 		Revision: r.Revision(), ClusterVersion: r.ClusterVersion(),
 	}
 	if id, ok := r.Get(Cluster, clusterIDKey); ok {
@@ -162,6 +159,8 @@ func Read(r state.Reader) (*Snapshot, error) {
 	r.Scan(Removed, nil, nil, func(k, v []byte) bool {
 		d := newReader(v)
 		s.removed[string(k)] = d.uint()
+		id, _, _ := strings.Cut(string(k), "\x00")
+		s.removedIDs[id] = true
 		err = d.err("a row of the removed members")
 		return err == nil
 	})

@@ -168,6 +168,14 @@ func (c *sniffed) Read(b []byte) (int, error) {
 	return c.Conn.Read(b)
 }
 
+// CloseWrite ends our side alone, so that a client reads the last of what it is sent.
+func (c *sniffed) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
 type inProcess struct{}
 
 func (inProcess) Network() string { return "pipe" }

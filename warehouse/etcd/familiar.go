@@ -89,7 +89,10 @@ func (s *Door) ownFamilies() []*dto.MetricFamily {
 		family("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the state file that are in use.", g, gauge(float64(sizes.InUse))),
 		family("etcd_server_quota_backend_bytes", "Limit of the store.", g, gauge(float64(sizes.Limit))),
 	}
-	return append(out, s.metrics.handledFamily())
+	if h := s.metrics.handledFamily(); len(h.Metric) > 0 { // a family without any cannot be written
+		out = append(out, h)
+	}
+	return out
 }
 
 func (s *Door) learnerNow() bool {

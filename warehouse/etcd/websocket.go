@@ -56,12 +56,14 @@ func (s *sockets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var reading sync.WaitGroup
 	reading.Go(func() {
 		defer cancel()
-		_ = frames.CloseWithError(takeFrames(ctx, c, frames))
+		takeFrames(ctx, c, frames, r.URL.Path == "/v3/watch" || r.URL.Path == "/v3/lease/keepalive")
 	})
 	out := &frameWriter{ctx: ctx, c: c, header: http.Header{}}
 	s.api.ServeHTTP(out, s.request(ctx, r, body, token))
 	out.rest()
-	_ = c.Close(websocket.StatusNormalClosure, "")
+	if s.ctx.Err() == nil { // a stop does not wait for the client's part of the farewell
+		_ = c.Close(websocket.StatusNormalClosure, "")
+	}
 	cancel()
 	_ = body.Close()
 	reading.Wait()
@@ -109,15 +111,18 @@ func (s *sockets) request(ctx context.Context, r *http.Request, body io.ReadClos
 	return out
 }
 
-// takeFrames hands the client's messages on, until it closes.
-func takeFrames(ctx context.Context, c *websocket.Conn, to io.Writer) error {
+// takeFrames hands the client's messages on, until it closes. Where a path takes one
+// message, the gateway wants the end of the body after it.
+func takeFrames(ctx context.Context, c *websocket.Conn, to *io.PipeWriter, many bool) {
+	defer func() { _ = to.Close() }()
 	for {
 		_, msg, err := c.Read(ctx)
 		if err != nil {
-			return io.EOF
+			return
 		}
-		if _, err := to.Write(append(msg, '\n')); err != nil {
-			return err
+		_, _ = to.Write(append(msg, '\n')) // fails once nobody reads any more
+		if !many {
+			_ = to.Close()
 		}
 	}
 }

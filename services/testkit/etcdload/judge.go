@@ -140,6 +140,9 @@ func (l *Load) compare(ctx context.Context, got *clientv3.GetResponse) {
 	l.tb.Helper()
 	want := map[string]string{}
 	for _, kv := range got.Kvs {
+		if kv.Lease != 0 {
+			l.tb.Errorf("all leases have ended, and a key of one is there: %v", kv)
+		}
 		want[string(kv.Key)] = string(kv.Value)
 	}
 	final := map[string]string{}

@@ -25,7 +25,7 @@ type twins struct {
 // Compaction at any moment, swept or not, changes no answer at or above the compact
 // revision: ranges in every order and form with their counts, diffs, hashes and
 // watches. Below it every answer is that it is compacted.
-func TestCompactionChangesNothingButSpace(t *testing.T) {
+func TestSoakCompactionChangesNothingButSpace(t *testing.T) {
 	end := time.Now().Add(soakTime(t))
 	for seed := uint64(1); seed <= 8 || time.Now().Before(end); seed++ {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {

@@ -169,9 +169,9 @@ func TestLockOverServersThatStop(t *testing.T) {
 
 // A claim that waits goes on waiting when its server stops, in the same place.
 func TestWaiterOverAServerThatStops(t *testing.T) {
-	s := newStore(t, "a", "b")
+	s := newStore(t, "a", "b", "c")
 	ctx := t.Context()
-	holder := s.client("b")
+	holder := s.client("c")
 	l, err := holder.Locks().Acquire(ctx, s.session(holder, time.Minute), "l", "one")
 	require.NoError(t, err)
 	c := s.client("a", "b")
@@ -193,7 +193,13 @@ func TestWaiterOverAServerThatStops(t *testing.T) {
 	}
 	s.until("it waits", func() bool { return token() != 0 })
 	in := token()
-	s.stop("a")
+	used := "a"
+	if s.doors["b"].keeps.Load() > 0 {
+		used = "b"
+	}
+	s.stop(used)
+	other := map[string]string{"a": "b", "b": "a"}[used]
+	s.until("it asks the other one", func() bool { return s.doors[other].claims.Load() > 0 })
 	require.NoError(t, l.Release(ctx))
 	next := <-got
 	require.NotNil(t, next)

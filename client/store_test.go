@@ -41,8 +41,9 @@ type store struct {
 
 // door is one native door. asks counts what it was asked.
 type door struct {
-	asks  authtest.Recorder
-	keeps atomic.Int64 // questions for the writing of leases
+	asks   authtest.Recorder
+	keeps  atomic.Int64 // questions for the writing of leases
+	claims atomic.Int64 // and of locks
 
 	mu    sync.Mutex
 	srv   *wire.Server // nil while it is down
@@ -52,6 +53,9 @@ type door struct {
 func (d *door) Allow(ctx context.Context, p auth.Principal, a auth.Action, r auth.Resource) error {
 	if r.Kind == "lease" && a == auth.Write {
 		d.keeps.Add(1)
+	}
+	if r.Kind == "lock" && a == auth.Write {
+		d.claims.Add(1)
 	}
 	return d.asks.Allow(ctx, p, a, r)
 }

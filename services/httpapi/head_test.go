@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/gin-gonic/gin"
@@ -21,7 +22,9 @@ func TestHead(t *testing.T) {
 		c.String(200, "hello")
 	})
 	raw(s, "GET", "/effect", func(c *gin.Context) { t.Error("HEAD had an effect") }, NoHead())
+	streamed := make(chan struct{})
 	raw(s, "GET", "/stream", func(c *gin.Context) {
+		defer close(streamed)
 		Stream(c, func(ctx context.Context) ([]Event, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
@@ -64,6 +67,11 @@ func TestHead(t *testing.T) {
 	}
 	if res, _ := ask("HEAD", "/stream", "Accept", StreamType); res.StatusCode != 200 || res.Header.Get("Content-Type") != StreamType {
 		t.Errorf("HEAD of a stream: %d %v", res.StatusCode, res.Header)
+	}
+	select {
+	case <-streamed:
+	case <-time.After(time.Minute):
+		t.Error("the stream that HEAD asked for goes on")
 	}
 	for path, allow := range map[string]string{"/effect": "GET", "/post": "POST"} {
 		if res, _ := ask("HEAD", path); res.StatusCode != 405 || res.Header.Get("Allow") != allow {

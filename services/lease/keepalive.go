@@ -25,8 +25,8 @@ func (s *Service) KeepAlive(ctx context.Context, id uint64) (Info, error) {
 
 // KeepAliveAll is KeepAlive of many leases. It appends to dst what became of each, in
 // order; one that is unknown or has ended has a TTL of 0. Those whose deadline already
-// covers a whole TTL from now on cost a linearizable read together, and the others a
-// command for each 256: see leasetable. An error may leave some renewed.
+// covers a whole TTL from now on cost a read together, and the others a command for
+// each 256: see leasetable. An error may leave some renewed.
 func (s *Service) KeepAliveAll(ctx context.Context, ids []uint64, dst []Info) ([]Info, error) {
 	from := len(dst)
 	for _, id := range ids {
@@ -35,9 +35,13 @@ func (s *Service) KeepAliveAll(ctx context.Context, ids []uint64, dst []Info) ([
 	out := dst[from:]
 	// What a stale view says of a lease that is not covered is good enough to go to the
 	// log at once. Where there is one that seems to be, the next view decides.
-	left, err := s.cover(ctx, replica.Stale, out)
+	left, recent, err := s.cover(ctx, replica.Stale, out)
 	if err == nil && left < len(out) {
-		left, err = s.cover(ctx, replica.Linearizable, out)
+		c := replica.Linearizable
+		if recent {
+			c = replica.Recent
+		}
+		left, _, err = s.cover(ctx, c, out)
 	}
 	if err != nil {
 		return dst[:from], err
@@ -52,25 +56,37 @@ func (s *Service) KeepAliveAll(ctx context.Context, ids []uint64, dst []Info) ([
 	return dst, nil
 }
 
+// recentSpare is the time beside its full one, in milliseconds, that a lease must have
+// for a recent view to be enough. A renewal of a lease with the most headroom gives
+// that much for as long again.
+const recentSpare = uint64(replica.RecentBound / time.Millisecond)
+
 // cover fills in the leases that a view shows to be covered, clears the others, and
-// tells how many those are.
-func (s *Service) cover(ctx context.Context, c replica.Consistency, out []Info) (left int, err error) {
+// tells how many those are. recent: a recent view would do for the covered ones.
+func (s *Service) cover(ctx context.Context, c replica.Consistency, out []Info) (left int, recent bool, err error) {
 	v, _, err := s.replica.View(ctx, c)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	defer v.Release()
+	recent = true
 	for i := range out {
 		o := &out[i]
-		if l, covered := leasetable.Covered(v, o.ID); covered {
-			o.TTL = time.Duration(l.TTL) * time.Millisecond
-			o.Remaining, o.Revision = o.TTL, l.Granted
-		} else {
+		l, spare, covered := leasetable.Covered(v, o.ID)
+		roomy := leasetable.Headroom(l.TTL) >= 2*recentSpare
+		if roomy && spare < recentSpare {
+			covered = false // the log gives it its headroom again
+		}
+		if !covered || c == replica.Recent && !roomy {
 			*o = Info{ID: o.ID}
 			left++
+			continue
 		}
+		recent = recent && roomy
+		o.TTL = time.Duration(l.TTL) * time.Millisecond
+		o.Remaining, o.Revision = o.TTL, l.Granted
 	}
-	return left, nil
+	return left, recent, nil
 }
 
 // renew proposes the renewal of the leases that cover left, left of them.

@@ -42,7 +42,7 @@ func TestCoveredKeepAlives(t *testing.T) {
 	}
 	a.pass(t, 2*time.Second)
 	renewals := b.counted(leasetable.KindRenew)
-	for i, want := range []int{1, 1, 1, 1, 1, 1, 2, 2} { // one each second: the headroom
+	for i, want := range []int{1, 1, 1, 2, 2, 2, 3, 3} { // one each half second: half of the headroom
 		if i > 0 {
 			a.pass(t, 200*time.Millisecond)
 		}

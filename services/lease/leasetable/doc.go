@@ -20,17 +20,24 @@
 //
 // # Keep-alives that write nothing
 //
-// A renewal that takes a write sets the deadline to now + Slack + TTL + Headroom. A
-// lease whose deadline is at or after now + Slack + TTL is covered: a renewal of it
-// would change nothing. A keep-alive of a covered lease is therefore answered from a
-// linearizable view, on any node, and never becomes a command. That is right because a
-// linearizable view is the state at some moment between the request and its answer,
-// and a command that writes nothing could stand in the log at that moment and leave
-// the log's outcome as it is. What is promised is the row's deadline, which every
-// node has: a new leader keeps it, and an expiry, which is decided against the same
-// row by the same clock, ends the lease at that deadline and not before. In time:
-// when the view is taken the true clock is before the view's now + Slack, so a
-// covered lease lives for more than its TTL from then on.
+// A renewal that takes a write sets the deadline to now + Slack + TTL + Headroom, and
+// one takes a write when less than half of that headroom is left. A lease whose
+// deadline is at or after now + Slack + TTL is covered: what a keep-alive promises is
+// true already. It is therefore answered from a view, on any node, and never becomes a
+// command. What is promised is the row's deadline, which every node has: a new leader
+// keeps it, and an expiry, which is decided against the same row by the same clock,
+// ends the lease at that deadline and not before.
+//
+// From a linearizable view that is right because the view is the state at some moment
+// between the request and its answer; the true clock is then before the view's
+// now + Slack, so a covered lease lives for more than its TTL from that moment on.
+//
+// A recent view (package replica) may be RecentBound older than the request, so the
+// lease must have that much time beside: it then lives for its TTL from the request
+// on. What such a view may miss is a revocation that ended less than RecentBound
+// before, on a leader that does not know yet that it has been replaced. The next
+// keep-alive tells of that one; who must not act on a lease that was revoked demands
+// the fencing token, here as with any lease.
 //
 // A stale view would not do. Its clock may stand still on a node that was cut off, so
 // that a lease looks covered there when it has ended. It may say that a lease is not

@@ -172,11 +172,15 @@ const MaxHeadroom = 1_000
 // written: see Covered.
 func Headroom(ttl uint64) uint64 { return min(ttl/4, MaxHeadroom) }
 
-// Renew gives a lease its full time again, and some headroom when that takes a write.
-func Renew(tx *state.Tx, id uint64) (l Lease, ok bool) {
-	l, covered := Covered(tx, id)
-	if covered || l.ID == 0 {
-		return l, covered
+// Renew gives a lease its full time again, and some headroom; it writes when less than
+// half of that is left.
+func Renew(tx *state.Tx, id uint64) (Lease, bool) {
+	l, spare, covered := Covered(tx, id)
+	if l.ID == 0 {
+		return l, false
+	}
+	if covered && spare >= Headroom(l.TTL)/2 {
+		return l, true
 	}
 	_, now := Clock(tx)
 	l.Deadline = now + Slack + l.TTL + Headroom(l.TTL)
@@ -184,18 +188,21 @@ func Renew(tx *state.Tx, id uint64) (l Lease, ok bool) {
 	return l, true
 }
 
-// Covered tells whether a lease has at least its full time left, so that a renewal
-// would change nothing. The lease's ID is 0 when it is unknown or has ended.
-func Covered(r state.Reader, id uint64) (l Lease, covered bool) {
+// Covered tells whether a lease has at least its full time left, and how many
+// milliseconds beside. The lease's ID is 0 when it is unknown or has ended.
+func Covered(r state.Reader, id uint64) (l Lease, spare uint64, covered bool) {
 	l, ok := get(r, id)
 	if !ok {
-		return Lease{}, false
+		return Lease{}, 0, false
 	}
 	_, now := Clock(r)
 	if l.Deadline <= now {
-		return Lease{}, false
+		return Lease{}, 0, false
 	}
-	return l, l.Deadline >= now+Slack+l.TTL
+	if full := now + Slack + l.TTL; l.Deadline >= full {
+		return l, l.Deadline - full, true
+	}
+	return l, 0, false
 }
 
 // Retime gives a lease another TTL from now on. The caller has checked the TTL

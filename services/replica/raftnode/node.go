@@ -72,6 +72,8 @@ type Node struct {
 
 	ownReads    reads
 	leaderReads reads
+	recentReads reads
+	confirmed   atomic.Pointer[confirmation]
 	confirms    confirms
 	voterCache  atomic.Pointer[voterSet]
 	changes     changes
@@ -116,6 +118,7 @@ func New(opts Options) (*Node, error) {
 	n.leader = newLeaderView(n.life)
 	n.confirms.peers = map[string]*confirmer{}
 	n.ownReads = reads{fetch: n.confirm, size: func(k int) { n.m.roundReads.Observe(float64(k)) }, kick: make(chan struct{}, 1)}
+	n.recentReads = reads{fetch: n.askLeaderRecent, size: func(int) {}, kick: make(chan struct{}, 1)}
 	n.leaderReads = reads{fetch: n.askLeader, size: func(int) {}, kick: make(chan struct{}, 1)}
 	n.disk = newDiskGuard(dir, opts.Config.DiskReserveBytes, opts.Logger)
 	if opts.FreeBytes != nil {
@@ -336,6 +339,7 @@ func (n *Node) Start() error {
 	}
 	n.helpers.Go(func() { n.ownReads.rounds(n.life.Done()) })
 	n.helpers.Go(func() { n.leaderReads.rounds(n.life.Done()) })
+	n.helpers.Go(func() { n.recentReads.rounds(n.life.Done()) })
 	n.helpers.Go(func() { n.runLeadership(r, notify) })
 	n.helpers.Go(func() { n.runObserve(r, seen) })
 	n.helpers.Go(func() { n.runSnapshots(r) })

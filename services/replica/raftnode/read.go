@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -39,7 +40,7 @@ func (n *Node) View(ctx context.Context, c replica.Consistency) (*state.View, re
 	defer func() { patience.stop() }()
 	pause := time.Millisecond
 	for {
-		err := n.reach(patience.ctx)
+		err := n.reach(patience.ctx, c)
 		if err == nil {
 			v := n.machine.View()
 			if v == nil {
@@ -69,8 +70,8 @@ func (n *Node) firstRead(ctx context.Context) patience {
 	return n.patience(ctx)
 }
 
-// reach returns when this node's view is linearizable.
-func (n *Node) reach(ctx context.Context) error {
+// reach returns when this node's view is linearizable, or recent.
+func (n *Node) reach(ctx context.Context, c replica.Consistency) error {
 	if err := n.usable(); err != nil {
 		return err
 	}
@@ -78,12 +79,13 @@ func (n *Node) reach(ctx context.Context) error {
 		index uint64
 		err   error
 	)
-	if n.leader.current() != n.id {
+	switch leads := n.leader.current() == n.id; {
+	case leads:
+		index, err = n.leaderIndex(ctx, c)
+	case c == replica.Recent:
+		index, err = n.recentReads.wait(ctx)
+	default:
 		index, err = n.leaderReads.wait(ctx)
-	} else if at, ok := n.confirmAlone(); ok {
-		index = at
-	} else {
-		index, err = n.ownReads.wait(ctx)
 	}
 	if err != nil {
 		return err
@@ -94,6 +96,44 @@ func (n *Node) reach(ctx context.Context) error {
 	p := n.patience(ctx)
 	defer p.stop()
 	return n.follow(p.ctx, index)
+}
+
+// leaderIndex gives the index that a read on the leader waits for.
+func (n *Node) leaderIndex(ctx context.Context, c replica.Consistency) (uint64, error) {
+	if index, ok := n.confirmAlone(); ok {
+		return index, nil
+	}
+	if c == replica.Recent {
+		if index, ok := n.recentIndex(); ok {
+			return index, nil
+		}
+	}
+	return n.ownReads.wait(ctx)
+}
+
+// recentIndex spares the round when one that began less than RecentBound ago was
+// confirmed: whatever another leader has committed since is younger than that. The
+// next round begins before the last one is too old, and nobody waits for it.
+func (n *Node) recentIndex() (uint64, bool) {
+	last := n.confirmed.Load()
+	if last == nil {
+		return 0, false
+	}
+	age := time.Since(last.began)
+	index, term, err := n.readIndex()
+	if err != nil || age > replica.RecentBound || term != last.term || !n.leads(term) {
+		return 0, false
+	}
+	if age > replica.RecentBound/2 {
+		n.ownReads.join()
+	}
+	return index, true
+}
+
+// confirmation is a round in which a majority said that term is current.
+type confirmation struct {
+	term  uint64
+	began time.Time // before anybody was asked
 }
 
 // retryRead: a read changes nothing, so everything passing is tried again.
@@ -167,10 +207,24 @@ type readBatch struct {
 
 // wait joins the next round and returns the index that it found.
 func (r *reads) wait(ctx context.Context) (uint64, error) {
+	b := r.join()
+	if b == nil {
+		return 0, errs.New(errs.ShuttingDown, "the node is stopping")
+	}
+	select {
+	case <-b.done:
+		return b.index, b.err
+	case <-ctx.Done():
+		return 0, errs.From(ctx.Err())
+	}
+}
+
+// join joins the next round; nil when there will be none.
+func (r *reads) join() *readBatch {
 	r.mu.Lock()
 	if r.ended {
 		r.mu.Unlock()
-		return 0, errs.New(errs.ShuttingDown, "the node is stopping")
+		return nil
 	}
 	first := r.next == nil
 	if first {
@@ -182,12 +236,7 @@ func (r *reads) wait(ctx context.Context) (uint64, error) {
 	if first {
 		r.kick <- struct{}{} // has room: the one before was taken with its batch
 	}
-	select {
-	case <-b.done:
-		return b.index, b.err
-	case <-ctx.Done():
-		return 0, errs.From(ctx.Err())
-	}
+	return b
 }
 
 // rounds runs until stop is closed.
@@ -240,6 +289,7 @@ func (n *Node) confirm() (uint64, error) {
 	if !n.leads(term) {
 		return 0, errNotTaken
 	}
+	n.confirmed.Store(&confirmation{term: term, began: start})
 	n.m.roundTime.Observe(time.Since(start).Seconds())
 	return index, nil
 }
@@ -426,9 +476,16 @@ func (n *Node) serveConfirmTerm(_ context.Context, _, dst []byte) ([]byte, error
 	return binary.BigEndian.AppendUint64(dst, applied), nil
 }
 
+// askRecent in the body of MethodReadIndex asks for what a Recent read needs.
+var askRecent = []byte{1}
+
 // askLeader is one round on a follower.
-func (n *Node) askLeader() (uint64, error) {
-	_, answer, err := n.callLeader(MethodReadIndex, nil)
+func (n *Node) askLeader() (uint64, error) { return n.askIndex(nil) }
+
+func (n *Node) askLeaderRecent() (uint64, error) { return n.askIndex(askRecent) }
+
+func (n *Node) askIndex(req []byte) (uint64, error) {
+	_, answer, err := n.callLeader(MethodReadIndex, req)
 	if err != nil {
 		return 0, err
 	}
@@ -439,14 +496,18 @@ func (n *Node) askLeader() (uint64, error) {
 }
 
 // serveReadIndex is MethodReadIndex on the leader.
-func (n *Node) serveReadIndex(ctx context.Context, _, dst []byte) ([]byte, error) {
+func (n *Node) serveReadIndex(ctx context.Context, req, dst []byte) ([]byte, error) {
 	if err := n.usable(); err != nil {
 		return nil, err
 	}
 	if n.leader.current() != n.id {
 		return nil, errs.New(errs.NoLeader, "node %s is not the leader", n.id)
 	}
-	index, err := n.ownReads.wait(ctx)
+	c := replica.Linearizable
+	if bytes.Equal(req, askRecent) {
+		c = replica.Recent
+	}
+	index, err := n.leaderIndex(ctx, c)
 	if errors.Is(err, errNotTaken) {
 		return nil, errs.New(errs.NoLeader, "node %s does not serve as the leader yet", n.id)
 	}

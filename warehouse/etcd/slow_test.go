@@ -26,7 +26,7 @@ func TestWatchersThatDoNotRead(t *testing.T) {
 	n := node(t)
 	c := client(t, n)
 	ctx := within(t, 2*time.Minute)
-	const slow, writes, size = 3, 1000, 96 << 10 // fewer than the events that wait for one watch
+	const slow, writes, size = 2, 800, 96 << 10 // fewer than the events that wait for one watch
 	create := &pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{Key: []byte("s/"), RangeEnd: []byte("s0")}}}
 	var streams []pb.Watch_WatchClient
 	var shared pb.WatchClient

@@ -3,6 +3,7 @@ package etcd_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -185,4 +186,52 @@ func TestLeaseTimeOverLeaders(t *testing.T) {
 	}
 	g.WaitLeader()
 	check("a restart of all")
+}
+
+// Leases that end while leaders are killed take all their keys with them, and none
+// ends early.
+func TestLeasesEndOverLeaders(t *testing.T) {
+	g := startGroup(t, cluster.Options{})
+	ctx := within(t, 2*time.Minute)
+	c := etcdload.Client(t, g.addrs...)
+	const leases, ttl = 200, 3
+	began := time.Now()
+	for i := range leases {
+		l, err := c.Grant(ctx, ttl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k := range 2 {
+			if _, err := c.Put(ctx, fmt.Sprintf("l/%d/%d", i, k), "x", clientv3.WithLease(l.ID)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	count := func() int64 {
+		one, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		r, err := c.Get(one, "l/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+		if err != nil {
+			return 2 * leases // asked again
+		}
+		return r.Count
+	}
+	eventually(t, "the first lease ends", func() bool { return count() < 2*leases })
+	if d := time.Since(began); d < ttl*time.Second {
+		t.Errorf("a lease of %d s has ended after %s", ttl, d)
+	}
+	l := g.WaitLeader()
+	l.Kill()
+	g.WaitLeaderBut(l)
+	l.Start()
+	eventually(t, "all leases end", func() bool {
+		one, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		r, err := c.Leases(one)
+		return err == nil && len(r.Leases) == 0
+	})
+	if n := count(); n != 0 {
+		t.Errorf("%d keys have outlived their leases", n)
+	}
+	g.WaitEqual()
 }

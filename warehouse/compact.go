@@ -45,7 +45,7 @@ func (s *Service) unswept(ctx context.Context) bool {
 	}
 	defer v.Release()
 	m, err := table.ReadMeta(v)
-	return err == nil && m.Swept < m.Compact
+	return err == nil && !m.SweepDone()
 }
 
 // sweep proposes until nothing is left or something fails; the poll tries again.

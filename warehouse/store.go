@@ -291,7 +291,7 @@ func (s *Service) swept(ctx context.Context, rev uint64) (bool, error) {
 		return false, err
 	}
 	defer v.Release()
-	return v.meta.Swept >= rev, nil
+	return v.meta.Swept > rev || v.meta.Swept == rev && v.meta.SweepDone(), nil
 }
 
 func (s *Service) wait(ctx context.Context, d time.Duration) error {

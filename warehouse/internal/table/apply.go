@@ -400,7 +400,8 @@ func applyCompact(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 }
 
 // applySweep removes a bounded number of log rows below the compact revision, and
-// with each of them what it superseded.
+// with each of them what it superseded. The rows at that revision stay, since a watch
+// may begin there, but what they superseded goes too.
 func applySweep(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 	d := decoder{b: cmd.Payload}
 	most := min(d.uvarint(), MaxSweep)
@@ -411,49 +412,61 @@ func applySweep(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.Swept >= m.Compact || most == 0 {
+	if m.SweepDone() || most == 0 {
 		return Compacted{Revision: m.Compact}.encode(), nil
 	}
-	var rows []Log
-	more := false
-	var bad error
-	tx.Scan(TableLog, logKey(m.Swept, 0), logKey(m.Compact, 0), func(k, v []byte) bool {
+	start, end := logKey(m.Swept, 0), logKey(m.Compact, 0)
+	last := m.Swept == m.Compact // the rows at the compact revision
+	if last {
+		start, end = logKey(m.Compact, uint32(m.SweptSub)), logKey(m.Compact+1, 0)
+	}
+	rows, more, err := scanLog(tx, start, end, most)
+	if err != nil {
+		return nil, err
+	}
+	removed := uint64(0)
+	for i := range rows {
+		n, size := sweepRow(tx, &rows[i], last)
+		removed += n
+		m.Past -= min(size, m.Past) // rows from before Past was counted
+	}
+	switch {
+	case last && more:
+		m.SweptSub = uint64(rows[len(rows)-1].Sub) + 1
+	case last:
+		m.SweptSub = sweptAll
+	case more:
+		m.Swept = rows[len(rows)-1].Revision
+	default:
+		m.Swept, m.SweptSub, more = m.Compact, 0, true
+	}
+	tx.Put(TableMeta, metaKey, m.encode())
+	return Compacted{Revision: m.Compact, Rows: removed, More: more}.encode(), nil
+}
+
+// scanLog gives the first most rows of a part of the log, and whether there are more.
+func scanLog(tx *state.Tx, start, end []byte, most uint64) (rows []Log, more bool, err error) {
+	tx.Scan(TableLog, start, end, func(k, v []byte) bool {
 		if uint64(len(rows)) == most {
 			more = true
 			return false
 		}
-		l, err := decodeLog(k, v)
-		if err != nil {
-			bad = err
+		var l Log
+		if l, err = decodeLog(k, v); err != nil {
 			return false
 		}
 		l.Key = append([]byte(nil), l.Key...)
 		rows = append(rows, l)
 		return true
 	})
-	if bad != nil {
-		return nil, bad
-	}
-	removed := uint64(0)
-	for i := range rows {
-		n, size := sweepRow(tx, &rows[i])
-		removed += n
-		m.Past -= min(size, m.Past) // rows from before Past was counted
-	}
-	if more {
-		m.Swept = rows[len(rows)-1].Revision
-	} else {
-		m.Swept = m.Compact
-	}
-	tx.Put(TableMeta, metaKey, m.encode())
-	return Compacted{Revision: m.Compact, Rows: removed, More: more}.encode(), nil
+	return rows, more, err
 }
 
-// sweepRow removes one log row, every older version of its key, and the tombstone
-// if the row is a delete.
-func sweepRow(tx *state.Tx, l *Log) (rows, size uint64) {
+// sweepRow removes every older version of a log row's key, and unless keep the row,
+// with the tombstone if it is a delete.
+func sweepRow(tx *state.Tx, l *Log, keep bool) (rows, size uint64) {
 	end := l.Revision
-	if l.Kind == Delete {
+	if l.Kind == Delete && !keep {
 		end++
 	}
 	var dead [][]byte
@@ -464,6 +477,9 @@ func sweepRow(tx *state.Tx, l *Log) (rows, size uint64) {
 	})
 	for _, k := range dead {
 		tx.Delete(TableHist, k)
+	}
+	if keep {
+		return uint64(len(dead)), size
 	}
 	tx.Delete(TableLog, logKey(l.Revision, l.Sub))
 	return uint64(len(dead)) + 1, size + uint64(12+1+len(l.Key))

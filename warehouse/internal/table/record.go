@@ -234,6 +234,15 @@ type Meta struct {
 	Past     uint64 // rows of hist and log, keys and values
 	Quotas   uint64 // prefixes with a quota
 	Limit    uint64 // bytes that the whole store may take; 0: DefaultLimit
+	SweptSub uint64 // once Swept is at Compact: what changes of that revision below this sub superseded is gone
+}
+
+// sweptAll in SweptSub: of all changes.
+const sweptAll = 1 << 32
+
+// SweepDone tells whether nothing is left that the compaction has made superfluous.
+func (m Meta) SweepDone() bool {
+	return m.Swept > m.Compact || m.Swept == m.Compact && (m.Compact == 0 || m.SweptSub >= sweptAll)
 }
 
 // metaSize is that of the first format; what came later is missing in old rows.
@@ -242,8 +251,8 @@ const metaSize = 1 + 5*8
 var metaKey = []byte("m")
 
 func (m Meta) encode() []byte {
-	b := append(make([]byte, 0, metaSize+3*8), 1)
-	for _, v := range [...]uint64{m.Revision, m.Compact, m.Swept, m.Keys, m.Bytes, m.Past, m.Quotas, m.Limit} {
+	b := append(make([]byte, 0, metaSize+4*8), 1)
+	for _, v := range [...]uint64{m.Revision, m.Compact, m.Swept, m.Keys, m.Bytes, m.Past, m.Quotas, m.Limit, m.SweptSub} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
 	return b
@@ -261,6 +270,6 @@ func decodeMeta(b []byte) (Meta, error) {
 	}
 	return Meta{
 		Revision: at(0), Compact: at(1), Swept: at(2), Keys: at(3), Bytes: at(4),
-		Past: at(5), Quotas: at(6), Limit: at(7),
+		Past: at(5), Quotas: at(6), Limit: at(7), SweptSub: at(8),
 	}, nil
 }

@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 type hints struct {
 	send    func(to raft.Server, h hint) (taken bool)
 	servers func() []raft.Server
+	leads   func(term uint64) bool // whether this node does
 	self    raft.ServerID
 	life    context.Context
 	run     func(func())
@@ -33,10 +35,12 @@ type hints struct {
 type hint struct{ index, term uint64 }
 
 // A follower outside the majority may get the entry a moment later, so it is told
-// again, after pauses that double.
+// again, after pauses that double. One that lags keeps the long pause over newer
+// hints: each that it refuses is work and a line in its log, and raft repeats what it
+// needs to know anyway.
 const (
 	hintPause    = 500 * time.Microsecond
-	maxHintPause = 50 * time.Millisecond
+	maxHintPause = time.Second
 )
 
 func newHints(life context.Context, run func(func()), self string) *hints {
@@ -61,32 +65,35 @@ func (h *hints) committed(index, term uint64) {
 	}
 }
 
-// tell sends the newest hint until there is no newer one.
+// tell sends the newest hint until there is no newer one. It ends with the
+// leadership: a follower that heard of a former leader again would refuse its vote to
+// others. It also ends when the follower leaves the configuration.
 func (h *hints) tell(to raft.Server) {
 	var last hint
+	pause := hintPause
 	for {
 		h.mu.Lock()
 		next := h.latest
-		if next == last || h.life.Err() != nil {
+		if next == last || h.life.Err() != nil || !h.leads(next.term) || !h.member(to) {
 			delete(h.busy, to.ID)
 			h.mu.Unlock()
 			return
 		}
 		h.mu.Unlock()
-		last = next
-		for pause := hintPause; !h.send(to, next) && h.current(next); pause = min(2*pause, maxHintPause) {
-			select {
-			case <-time.After(pause):
-			case <-h.life.Done():
-			}
+		if h.send(to, next) {
+			last, pause = next, hintPause
+			continue
 		}
+		select {
+		case <-time.After(pause):
+		case <-h.life.Done():
+		}
+		pause = min(2*pause, maxHintPause)
 	}
 }
 
-func (h *hints) current(x hint) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.latest == x && h.life.Err() == nil
+func (h *hints) member(s raft.Server) bool {
+	return slices.ContainsFunc(h.servers(), func(o raft.Server) bool { return o.ID == s.ID && o.Address == s.Address })
 }
 
 // sender is how the leader of a term presents itself, taken from raft's own messages.

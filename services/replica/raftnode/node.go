@@ -301,7 +301,7 @@ func (n *Node) Start() error {
 		}
 	}
 	n.fsm.hints = newHints(n.life, n.helpers.Go, n.id)
-	n.fsm.hints.send = trans.hint
+	n.fsm.hints.send, n.fsm.hints.leads = trans.hint, n.leads
 	n.fsm.hints.servers = func() []raft.Server {
 		if r := n.raft.Load(); r != nil {
 			return r.GetConfiguration().Configuration().Servers

@@ -75,6 +75,7 @@ func parse() (*settings, error) {
 	flag.IntVar(&s.rounds, "rounds", 3, "runs a side; the median counts (at most 15)")
 	flag.IntVar(&s.keys, "keys", 1_000_000, "keys of the memory and restart part")
 	flag.StringVar(&s.nekoq, "nekoq", "", "a built nekoq binary; built anew when empty")
+	flag.StringVar(&s.etcd, "etcd", "etcd", "the etcd server to compare with; .ci/etcd builds a newer one than Debian's")
 	flag.StringVar(&s.only, "only", "", "run one side only: nekoq, etcd or gin")
 	flag.Func("match", "measure only the operations whose name this regular expression finds", func(v string) (err error) {
 		s.match, err = regexp.Compile(v)
@@ -126,8 +127,8 @@ func (s *settings) all(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.etcd, err = exec.LookPath("etcd"); err != nil {
-		return fmt.Errorf("%w: run .ci/deps etcd", err)
+	if s.etcd, err = exec.LookPath(s.etcd); err != nil {
+		return fmt.Errorf("%w: run .ci/deps etcd, or give -etcd", err)
 	}
 	version, err := exec.CommandContext(ctx, s.etcd, "--version").Output()
 	if err != nil {

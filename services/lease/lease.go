@@ -192,13 +192,14 @@ func (s *Service) lead(ctx context.Context, term uint64) {
 			step, since = seen, now
 			continue
 		}
-		if err := s.advance(ctx, step, now.Sub(since)); err != nil {
+		stepTo, err := s.advance(ctx, step, since, now)
+		if err != nil {
 			s.failed(ctx, "advancing the lease clock", err)
 			step, _, _ = s.look(ctx)
 			since = s.clock.Now()
 			continue
 		}
-		step, since = step+1, now
+		step, since = step+1, stepTo
 		select {
 		case stepped <- struct{}{}:
 		default:
@@ -217,19 +218,25 @@ func (s *Service) look(ctx context.Context) (step uint64, leases bool, err error
 	return step, leasetable.Any(v), nil
 }
 
-func (s *Service) advance(ctx context.Context, after uint64, elapsed time.Duration) error {
+// advance makes a step from since to now, and gives the moment at which the next one
+// begins: what is less than a millisecond belongs to that, or long leases would end late
+// by half a millisecond a step.
+func (s *Service) advance(ctx context.Context, after uint64, since, now time.Time) (time.Time, error) {
 	ctx, stop := context.WithTimeout(ctx, s.cfg.ProposalTimeout)
 	defer stop()
-	ms := max(elapsed.Milliseconds(), 0)
+	ms := now.Sub(since).Milliseconds()
+	to := since.Add(time.Duration(ms) * time.Millisecond)
 	if ms > leasetable.MaxStep {
 		s.metrics.lost.Add(float64(ms-leasetable.MaxStep) / 1000)
-		ms = leasetable.MaxStep
+		ms, to = leasetable.MaxStep, now
+	} else if ms < 0 {
+		ms, to = 0, now
 	}
 	_, err := s.propose(internal(ctx), leasetable.KindStep, leasetable.AppendStep(nil, after, uint64(ms)))
 	if err == nil {
 		s.metrics.steps.Inc()
 	}
-	return err
+	return to, err
 }
 
 // expire proposes, after a step, the end of what has come up.

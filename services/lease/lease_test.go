@@ -337,3 +337,28 @@ func TestConfig(t *testing.T) {
 		t.Fatalf("%d mistakes: %v", len(bad), fmt.Sprint(bad))
 	}
 }
+
+// The ticks of a busy machine are not whole milliseconds apart. What is left of each
+// counts with the next: a lease of a day would else end minutes late.
+func TestClockKeepsPartsOfMilliseconds(t *testing.T) {
+	s := newShared(t)
+	m := newMember(t, s, "a", time.Time{})
+	m.elect()
+	if _, err := m.Grant(context.Background(), 0, time.Hour, nil); err != nil {
+		t.Fatal(err)
+	}
+	m.pass(t, 200*time.Millisecond)
+	_, from := s.now()
+	const odd = 200*time.Millisecond + 900*time.Microsecond
+	var passed time.Duration
+	for range 600 {
+		before, _ := s.now()
+		m.clk.Advance(odd)
+		passed += odd
+		wait(t, "a step of the lease clock", func() bool { after, _ := s.now(); return after > before })
+	}
+	_, now := s.now()
+	if got := time.Duration(now-from) * time.Millisecond; got > passed || got < passed-DefaultConfig().Tick {
+		t.Fatalf("%s on the lease clock in %s", got, passed)
+	}
+}

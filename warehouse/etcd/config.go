@@ -16,7 +16,6 @@ type Config struct {
 	MaxRequestBytes       int64         `koanf:"max_request_bytes" doc:"Largest request that writes, in bytes; a larger one is refused as too large."`
 	MaxTxnOps             int           `koanf:"max_txn_ops" doc:"Operations in a transaction, nested ones included."`
 	MaxConcurrentStreams  int64         `koanf:"max_concurrent_streams" doc:"Requests and streams open at once on one connection."`
-	StreamWorkers         int           `koanf:"stream_workers" doc:"Goroutines that stay warm to serve requests; 0 makes one a request."`
 	KeepaliveMinTime      time.Duration `koanf:"keepalive_min_time" doc:"Shortest pause between the pings of a client; one that pings more often is disconnected."`
 	KeepaliveInterval     time.Duration `koanf:"keepalive_interval" doc:"Pause after which the server pings an idle client."`
 	KeepaliveTimeout      time.Duration `koanf:"keepalive_timeout" doc:"How long a ping may stay unanswered before the connection is closed."`
@@ -33,7 +32,6 @@ func DefaultConfig() Config {
 		MaxRequestBytes:       1536 << 10,
 		MaxTxnOps:             128,
 		MaxConcurrentStreams:  1 << 20,
-		StreamWorkers:         0,
 		KeepaliveMinTime:      5 * time.Second,
 		KeepaliveInterval:     2 * time.Hour,
 		KeepaliveTimeout:      20 * time.Second,
@@ -59,7 +57,6 @@ func (c Config) Validate() []error {
 		{"max_request_bytes", c.MaxRequestBytes, 1 << 10, 64 << 20},
 		{"max_txn_ops", int64(c.MaxTxnOps), 1, 100_000},
 		{"max_concurrent_streams", c.MaxConcurrentStreams, 1, 1<<32 - 1},
-		{"stream_workers", int64(c.StreamWorkers), 0, 10_000},
 		{"bcrypt_cost", int64(c.BcryptCost), int64(bcrypt.MinCost), 20},
 	} {
 		if n.v < n.low || n.v > n.high {

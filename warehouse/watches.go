@@ -30,7 +30,7 @@ type Watches struct {
 	closed bool
 	wake   chan struct{} // capacity 1
 
-	onIdle func() // before Next waits; Next's own
+	onIdle func() // before Next waits or reads history; Next's own
 
 	stepping sync.Mutex // held while a watcher is used; before mu
 	look     time.Time  // when idle watches are moved forward next; Next's own
@@ -172,8 +172,9 @@ func (ws *Watches) Progress(id int64) {
 	}
 }
 
-// OnIdle has f called each time before Next waits for news, so that what was put off
-// gets done. It is set before the first Next.
+// OnIdle has f called each time before Next waits for news or reads a stretch of the
+// history, of which there may be many in a row, so that what was put off gets done. It is
+// set before the first Next.
 func (ws *Watches) OnIdle(f func()) { ws.onIdle = f }
 
 // Next blocks for the next step of any watch. The batches of one watch are whole
@@ -232,6 +233,9 @@ func (ws *Watches) step(ctx context.Context, m *member) (Step, bool) {
 	var b api.WatchBatch
 	more := false
 	if err == nil {
+		if m.w.behind && ws.onIdle != nil {
+			ws.onIdle()
+		}
 		b, more, err = m.w.advance(ctx)
 	}
 	if err != nil {

@@ -339,6 +339,15 @@ func (c *conn) takeWindow(s *stream, want int) (int, error) {
 	}
 }
 
+// returnWindow gives the connection back what was taken for a stream that has ended
+// since: the client, which never gets those bytes, would not make room for them again.
+func (c *conn) returnWindow(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.window += int64(n)
+	c.wakeLocked()
+}
+
 // data takes bytes of a message.
 func (c *conn) data(f *http2.DataFrame) error {
 	n := int64(f.Length)

@@ -444,6 +444,7 @@ func (s *stream) send(msg []byte, hold bool) error {
 			return status.FromContextError(err).Err()
 		}
 		if err := c.w.Begin(s.Done(), nil, false); err != nil {
+			c.returnWindow(n)
 			return status.FromContextError(context.Canceled).Err()
 		}
 		b := c.w.Buf

@@ -44,6 +44,11 @@ func (a Areas) Delete(ctx context.Context, name string) error {
 	return a.c.callJSON(ctx, api.MethodDelete, api.DeleteRequest{Name: name}, nil, true)
 }
 
+// DeleteAt is Delete, only while the area is at this revision.
+func (a Areas) DeleteAt(ctx context.Context, name string, revision uint64) error {
+	return a.c.callJSON(ctx, api.MethodDelete, api.DeleteRequest{Name: name, IfRevision: &revision}, nil, true)
+}
+
 // Levels gives the area first, then each parent, the root last.
 func (a Areas) Levels(ctx context.Context, name string) ([]string, error) {
 	var out api.Levels

@@ -41,7 +41,25 @@ type (
 
 // Conf is the configuration centre. Programs that use configuration need Get,
 // GetAll and Subscribe; the rest manages it.
-type Conf struct{ c *Client }
+type Conf struct {
+	c  *Client
+	at *uint64 // the revision that changes demand
+}
+
+// IfRevision gives a Conf whose changes of an item happen only while the item is at
+// this revision, unless they name one of their own. 0: only if it does not exist.
+func (c Conf) IfRevision(revision uint64) Conf {
+	c.at = &revision
+	return c
+}
+
+// guard fills in the revision that a change demands.
+func (c Conf) guard(own *uint64) *uint64 {
+	if own != nil {
+		return own
+	}
+	return c.at
+}
 
 // Conf is the configuration centre.
 func (c *Client) Conf() Conf { return Conf{c: c} }
@@ -53,52 +71,57 @@ func confCall[Out any](ctx context.Context, c Conf, m wire.Method, in any, write
 
 // Draft writes the draft of an item, which is created when it is not there.
 func (c Conf) Draft(ctx context.Context, r ConfWrite) (ConfItem, error) {
+	r.IfRevision = c.guard(r.IfRevision)
 	return confCall[ConfItem](ctx, c, api.MethodDraft, r, true)
 }
 
 // Discard drops the draft.
 func (c Conf) Discard(ctx context.Context, a ConfAddress) (ConfItem, error) {
-	return confCall[ConfItem](ctx, c, api.MethodDiscard, api.ItemRequest{Address: a}, true)
+	return confCall[ConfItem](ctx, c, api.MethodDiscard, api.ItemRequest{Address: a, IfRevision: c.at}, true)
 }
 
 // Publish publishes the draft, or with Direct the content given, now or at a time.
 func (c Conf) Publish(ctx context.Context, r ConfPublish) (ConfItem, error) {
+	r.IfRevision = c.guard(r.IfRevision)
 	return confCall[ConfItem](ctx, c, api.MethodPublish, r, true)
 }
 
 // Unschedule cancels what is to be published at a time.
 func (c Conf) Unschedule(ctx context.Context, a ConfAddress) (ConfItem, error) {
-	return confCall[ConfItem](ctx, c, api.MethodUnschedule, api.ItemRequest{Address: a}, true)
+	return confCall[ConfItem](ctx, c, api.MethodUnschedule, api.ItemRequest{Address: a, IfRevision: c.at}, true)
 }
 
 // Rollback publishes an older release once more.
 func (c Conf) Rollback(ctx context.Context, r ConfRollback) (ConfItem, error) {
+	r.IfRevision = c.guard(r.IfRevision)
 	return confCall[ConfItem](ctx, c, api.MethodRollback, r, true)
 }
 
 // Delete deletes an item; its history stays for a while.
 func (c Conf) Delete(ctx context.Context, a ConfAddress, comment string) (ConfItem, error) {
-	return confCall[ConfItem](ctx, c, api.MethodDelete, api.ItemRequest{Address: a, Comment: comment}, true)
+	return confCall[ConfItem](ctx, c, api.MethodDelete, api.ItemRequest{Address: a, Comment: comment, IfRevision: c.at}, true)
 }
 
 // Settings changes an item's description, schema or read-only flag.
 func (c Conf) Settings(ctx context.Context, r ConfSettings) (ConfItem, error) {
+	r.IfRevision = c.guard(r.IfRevision)
 	return confCall[ConfItem](ctx, c, api.MethodSettings, r, true)
 }
 
 // Gray makes or changes a gray release; without HasContent its content stays.
 func (c Conf) Gray(ctx context.Context, r ConfGray) (ConfItem, error) {
+	r.IfRevision = c.guard(r.IfRevision)
 	return confCall[ConfItem](ctx, c, api.MethodGray, r, true)
 }
 
 // GrayDrop takes a gray release back.
 func (c Conf) GrayDrop(ctx context.Context, a ConfAddress, name string) (ConfItem, error) {
-	return confCall[ConfItem](ctx, c, api.MethodGrayDrop, api.GrayRequest{Address: a, Name: name}, true)
+	return confCall[ConfItem](ctx, c, api.MethodGrayDrop, api.GrayRequest{Address: a, Name: name, IfRevision: c.at}, true)
 }
 
 // GrayPromote gives the content of a gray release to everybody.
 func (c Conf) GrayPromote(ctx context.Context, a ConfAddress, name, comment string) (ConfItem, error) {
-	return confCall[ConfItem](ctx, c, api.MethodGrayPromote, api.GrayRequest{Address: a, Name: name, Comment: comment}, true)
+	return confCall[ConfItem](ctx, c, api.MethodGrayPromote, api.GrayRequest{Address: a, Name: name, Comment: comment, IfRevision: c.at}, true)
 }
 
 // Item gives an item with one of its contents: "" or "release", "draft",

@@ -162,7 +162,10 @@ func (l *ConfListener) run() {
 func (l *ConfListener) request() ([]byte, error) {
 	r := api.EffectiveRequest{Area: l.sub.Area, Group: l.sub.Group, Key: l.sub.Key, Client: l.sub.Client, Labels: l.sub.Labels}
 	if s := l.cur.Load(); s != nil {
-		r.Hash, r.Revision = s.Hash, s.Revision
+		r.Revision = s.Revision
+		if !s.Cached { // one of the file is asked for anew, so that a server confirms it
+			r.Hash = s.Hash
+		}
 	}
 	return json.Marshal(r)
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Detail names one thing that was wrong: the field, the value that was given
@@ -38,10 +39,18 @@ func New(code Code, format string, args ...any) *Error {
 
 // Invalid is the common case of a bad field: code invalid_argument with one
 // detail, and a message made of all three parts.
+// A long value is shown by its beginning and its length.
 func Invalid(field string, value any, limit string) *Error {
-	return New(InvalidArgument, "%s: %q is not valid: want %s", field, fmt.Sprint(value), limit).
-		With(Detail{Field: field, Value: fmt.Sprint(value), Limit: limit})
+	shown := fmt.Sprint(value)
+	if n := len(shown); n > maxShown {
+		shown = fmt.Sprintf("%s… (%d bytes)", strings.ToValidUTF8(shown[:maxShown], ""), n)
+	}
+	return New(InvalidArgument, "%s: %q is not valid: want %s", field, shown, limit).
+		With(Detail{Field: field, Value: shown, Limit: limit})
 }
+
+// maxShown is how much of a bad value is shown, in bytes: more than any name may have.
+const maxShown = 512
 
 // With returns a copy of e with one more detail.
 func (e *Error) With(d Detail) *Error {

@@ -9,7 +9,9 @@ import (
 	"go/token"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // Every declared code has exactly one row in the table, and the other way round.
@@ -98,5 +100,19 @@ func TestWithDoesNotChangeTheOriginal(t *testing.T) {
 	}
 	if base.Details[0] != (Detail{Field: "count", Value: "0", Limit: "1 to 10000"}) {
 		t.Fatalf("detail %+v", base.Details[0])
+	}
+}
+
+// A bad value that is long is not given back whole.
+func TestInvalidShowsTheBeginningOfALongValue(t *testing.T) {
+	for _, n := range []int{0, 512, 513, 1 << 20} {
+		value := strings.Repeat("é", n/2) + strings.Repeat("x", n%2)
+		e := Invalid("description", value, "up to 256 bytes")
+		if long := n > maxShown; long != strings.Contains(e.Message, fmt.Sprintf("… (%d bytes)", n)) || long == (e.Details[0].Value == value) {
+			t.Fatalf("%d bytes: %.600s", n, e.Message)
+		}
+		if len(e.Message) > 2*maxShown || !utf8.ValidString(e.Message) {
+			t.Fatalf("a value of %d bytes makes a message of %d", n, len(e.Message))
+		}
 	}
 }

@@ -36,6 +36,11 @@ func (s *Service) Export(ctx context.Context, r api.ExportRequest, fn func(api.A
 		return err
 	}
 	defer v.Release()
+	if r.Area != "" {
+		if _, ok := newReading(v, &api.Client{}).tree.Get(r.Area); !ok {
+			return errs.New(errs.NotFound, "area: there is no area named %q", r.Area).With(errs.Detail{Field: "area", Value: r.Area})
+		}
+	}
 	asOf := v.Revision()
 	give := func(x api.Archived) error {
 		if err := ctx.Err(); err != nil {
@@ -258,6 +263,8 @@ func assemble(r *api.ImportRequest, m *api.Manifest, files map[string][]byte, or
 		}
 		if x.Unpublished {
 			order = append(order, x.Path())
+		} else if _, ok := files[x.Path()]; !ok {
+			return nil, badArchive("%s names %q, which is missing; take it out there, or leave %s away", api.ManifestName, x.Path(), api.ManifestName)
 		}
 	}
 	for _, name := range order {
@@ -274,6 +281,9 @@ func assemble(r *api.ImportRequest, m *api.Manifest, files map[string][]byte, or
 			return nil, err
 		}
 		list = append(list, x)
+	}
+	if len(list) == 0 {
+		return nil, badArchive("there is no item in it")
 	}
 	if used != 0 {
 		return nil, badArchive("the files below _more/ are not those that %s names", api.ManifestName)

@@ -26,7 +26,7 @@ func furnish(t *testing.T) (*fixture, time.Time) {
 	f.ok(err)
 	_, err = f.conf.Draft(f.ctx, client.ConfWrite{Address: at("default/app/k"), Bytes: []byte("draft"), Comment: "not yet"})
 	f.ok(err)
-	_, err = f.conf.Gray(f.ctx, client.ConfGray{Address: at("default/app/k"), Name: "canary", Priority: 3, Rule: &client.ConfRule{Percent: 5}, Bytes: []byte("gray"), HasContent: true})
+	_, err = f.conf.Gray(f.ctx, client.ConfGray{Address: at("default/app/k"), Name: "canary", Priority: new(3), Rule: &client.ConfRule{Percent: 5}, Bytes: []byte("gray"), HasContent: true})
 	f.ok(err)
 	due := time.Now().Add(24 * time.Hour).UTC().Truncate(time.Second)
 	_, err = f.conf.Publish(f.ctx, client.ConfPublish{Direct: true, At: &due, WriteRequest: client.ConfWrite{Address: at("eu/app/later"), Bytes: []byte("tomorrow")}})
@@ -228,4 +228,31 @@ func TestArchivesThatAreRefused(t *testing.T) {
 	other.refused(err, errs.InvalidArgument, "draft")
 	err = f.conf.Export(f.ctx, client.ConfExport{With: []string{"all"}}, nil)
 	f.refused(err, errs.InvalidArgument, "history")
+}
+
+// What names nothing that is there is refused, not answered with an empty archive;
+// so is an archive from which something is missing.
+func TestArchivesOfNothing(t *testing.T) {
+	f := start(t)
+	none := func(client.ConfArchived) error { return nil }
+	f.refused(f.conf.Export(f.ctx, client.ConfExport{Area: "nowhere"}, none), errs.NotFound, "nowhere")
+	f.ok(f.conf.Export(f.ctx, client.ConfExport{Area: "eu"}, none))
+	take := func(files ...string) error {
+		var buf bytes.Buffer
+		z := zip.NewWriter(&buf)
+		for i := 0; i < len(files); i += 2 {
+			w, err := z.Create(files[i])
+			f.ok(err)
+			_, err = w.Write([]byte(files[i+1]))
+			f.ok(err)
+		}
+		f.ok(z.Close())
+		_, err := f.conf.Import(f.ctx, client.ConfImport{Archive: buf.Bytes()})
+		return err
+	}
+	const about = `{"items":[{"area":"default","group":"app","key":"a"}]}`
+	f.refused(take(), errs.InvalidArgument, "no item")
+	f.refused(take("nekoq.json", `{"items":[]}`), errs.InvalidArgument, "no item")
+	f.refused(take("nekoq.json", about, "default/app/b", "x"), errs.InvalidArgument, `names "default/app/a", which is missing`)
+	f.ok(take("nekoq.json", about, "default/app/a", "x"))
 }

@@ -169,13 +169,27 @@ func compile(schema []byte) (*jsonschema.Schema, error) {
 	c.UseLoader(noRemote{})
 	const name = "nekoq:schema"
 	if err := c.AddResource(name, doc); err != nil {
-		return nil, bad(err)
+		return nil, bad(errors.New(schemaText(err)))
 	}
 	out, err := c.Compile(name)
 	if err != nil {
-		return nil, bad(err)
+		return nil, bad(errors.New(schemaText(err)))
 	}
 	return out, nil
+}
+
+// schemaText leaves of an error of the schema's library what tells the place and the
+// mistake.
+func schemaText(err error) string {
+	if bad, ok := errors.AsType[*jsonschema.SchemaValidationError](err); ok {
+		err = bad.Err
+	}
+	text := strings.TrimSpace(err.Error())
+	if _, ok := errors.AsType[*jsonschema.ValidationError](err); ok {
+		_, text, _ = strings.Cut(text, "\n") // the first line names the schema only
+		text = strings.TrimPrefix(strings.TrimSpace(text), "- ")
+	}
+	return strings.ReplaceAll(text, "nekoq:schema#", "the schema")
 }
 
 // fits checks a content against its type and, with schema, against that.
@@ -195,7 +209,7 @@ func fits(typ string, b []byte, schema *jsonschema.Schema) error {
 		return badContent(typ, err)
 	}
 	if err := schema.Validate(v); err != nil {
-		text := strings.TrimSpace(strings.ReplaceAll(err.Error(), "nekoq:schema#", "the schema"))
+		text := schemaText(err)
 		return errs.New(errs.InvalidArgument, "content: it does not fit the item's schema: %s", text).
 			With(errs.Detail{Field: "content", Limit: "what the item's schema allows", Help: text})
 	}

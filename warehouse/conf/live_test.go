@@ -70,9 +70,9 @@ func TestGrayReleases(t *testing.T) {
 		_, err := f.conf.Gray(f.ctx, r)
 		return err
 	}
-	f.ok(gray(client.ConfGray{Name: "net", Priority: 2, Rule: &client.ConfRule{IPs: []string{"10.0.0.0/8", "fd00::1-fd00::ff"}}}, "net"))
-	f.ok(gray(client.ConfGray{Name: "vip", Priority: 3, Rule: &client.ConfRule{Labels: map[string][]string{"tier": {"gold", "vip"}}}}, "vip"))
-	f.ok(gray(client.ConfGray{Name: "some", Priority: 1, Rule: &client.ConfRule{Percent: 20}}, "some"))
+	f.ok(gray(client.ConfGray{Name: "net", Priority: new(2), Rule: &client.ConfRule{IPs: []string{"10.0.0.0/8", "fd00::1-fd00::ff"}}}, "net"))
+	f.ok(gray(client.ConfGray{Name: "vip", Priority: new(3), Rule: &client.ConfRule{Labels: map[string][]string{"tier": {"gold", "vip"}}}}, "vip"))
+	f.ok(gray(client.ConfGray{Name: "some", Priority: new(1), Rule: &client.ConfRule{Percent: 20}}, "some"))
 	base := client.ConfQuery{Group: "app", Client: "fixed"}
 	one := func(ip string, labels map[string]string) string {
 		q := base
@@ -606,6 +606,7 @@ func TestClientOffline(t *testing.T) {
 	<-cur
 	cur <- sw
 	f.conf = sw.Client().Conf()
+	f.eventually("a server confirms what came from the file", func() bool { return !late.Current().Cached })
 	f.publish("default/app/a.yaml", "port: 82")
 	f.eventually("both clients have the newest", func() bool {
 		return l.Current().Text("a.yaml", "") == "port: 82" && late.Current().Text("a.yaml", "") == "port: 82" && b.Load().Port == 82

@@ -34,18 +34,42 @@ func (s *Service) schemaOf(v *state.View, row *table.Row, known bool) (*jsonsche
 	return compile(b)
 }
 
-// prepare checks a content that is to be written and describes it. Without a type
-// it has that of the item, else the one that the key's ending says.
-func (s *Service) prepare(ctx context.Context, a api.Address, typ string, b []byte) (api.Content, error) {
-	if err := a.Check(); err != nil {
-		return api.Content{}, err
+// bring writes an op with a content. Without a type it has that of the item, else
+// the one that the key's ending says. It is checked against the item's schema as
+// this node has it; where that is another when the op is carried out, it is checked
+// once more against the newest.
+func (s *Service) bring(ctx context.Context, op table.Op, typ string, b []byte) (*api.Item, error) {
+	if err := op.Address.Check(); err != nil {
+		return nil, err
 	}
-	v, err := s.view(ctx, true)
+	for try := 0; ; try++ {
+		c, under, err := s.prepare(ctx, op.Address, typ, b, try == 0)
+		if err != nil {
+			return nil, err
+		}
+		op.Content, op.Bytes, op.Under = &c, b, &under
+		item, err := s.one(ctx, op)
+		if try < 3 && errs.Has(err, errs.Conflict) {
+			continue
+		}
+		return item, err
+	}
+}
+
+// prepare checks a content that is to be written and describes it. It tells the hash
+// of the schema that it was checked against.
+func (s *Service) prepare(ctx context.Context, a api.Address, typ string, b []byte, stale bool) (api.Content, string, error) {
+	v, err := s.view(ctx, stale)
 	if err != nil {
-		return api.Content{}, err
+		return api.Content{}, "", err
 	}
 	defer v.Release()
-	return s.prepareAt(v, a, typ, b)
+	under := ""
+	if row, known := indexOf(v).Item(a); known {
+		under = row.Under()
+	}
+	c, err := s.prepareAt(v, a, typ, b)
+	return c, under, err
 }
 
 func (s *Service) prepareAt(v *state.View, a api.Address, typ string, b []byte) (api.Content, error) {
@@ -74,14 +98,10 @@ func (s *Service) prepareAt(v *state.View, a api.Address, typ string, b []byte) 
 // Draft writes the draft of an item, which nobody sees before it is published. The
 // item is created when it is not there.
 func (s *Service) Draft(ctx context.Context, r api.WriteRequest) (*api.Item, error) {
-	c, err := s.prepare(ctx, r.Address, r.Type, r.Bytes)
-	if err == nil {
-		err = checkText("comment", r.Comment)
-	}
-	if err != nil {
+	if err := checkText("comment", r.Comment); err != nil {
 		return nil, err
 	}
-	return s.one(ctx, table.Op{Do: table.DoDraft, Address: r.Address, If: r.IfRevision, Content: &c, Bytes: r.Bytes, Comment: r.Comment})
+	return s.bring(ctx, table.Op{Do: table.DoDraft, Address: r.Address, If: r.IfRevision, Comment: r.Comment}, r.Type, r.Bytes)
 }
 
 // Discard drops the draft.
@@ -131,12 +151,7 @@ func (s *Service) Publish(ctx context.Context, r api.PublishRequest) (*api.Item,
 	if !r.Direct {
 		return s.publishDraft(ctx, op)
 	}
-	c, err := s.prepare(ctx, r.Address, r.Type, r.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	op.Content, op.Bytes = &c, r.Bytes
-	return s.one(ctx, op)
+	return s.bring(ctx, op, r.Type, r.Bytes)
 }
 
 // stored runs an op on a content that the item has already. The content is checked
@@ -261,26 +276,37 @@ func (s *Service) Settings(ctx context.Context, r api.SettingsRequest) (*api.Ite
 		return nil, errs.New(errs.TooLarge, "schema: %d bytes: the limit is %d", len(op.SchemaBytes), api.MaxSchema).
 			With(errs.Detail{Field: "schema", Limit: itoa(api.MaxSchema) + " bytes"})
 	}
-	if err := s.checkSchema(ctx, r.Address, op.SchemaBytes); err != nil {
+	compiled, err := compile(op.SchemaBytes)
+	if err != nil {
 		return nil, err
 	}
-	return s.one(ctx, op)
+	for try := 0; ; try++ {
+		rev, err := s.checkSchema(ctx, r.Address, compiled)
+		if err != nil {
+			return nil, err
+		}
+		if r.IfRevision == nil {
+			op.If = &rev // what stands there now is what was asked
+		}
+		item, err := s.one(ctx, op)
+		if r.IfRevision == nil && try < 3 && errs.Has(err, errs.RevisionMismatch) {
+			continue
+		}
+		return item, err
+	}
 }
 
-// checkSchema refuses a schema that what is published, or will be, does not fit.
-func (s *Service) checkSchema(ctx context.Context, a api.Address, schema []byte) error {
-	compiled, err := compile(schema)
-	if err != nil {
-		return err
-	}
+// checkSchema refuses a schema that what is published, or will be, does not fit. It
+// tells the revision of the item that it looked at.
+func (s *Service) checkSchema(ctx context.Context, a api.Address, compiled *jsonschema.Schema) (uint64, error) {
 	v, err := s.view(ctx, false)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer v.Release()
 	row, ok := indexOf(v).Item(a)
 	if !ok {
-		return table.NotFound(a)
+		return 0, table.NotFound(a)
 	}
 	d := newReading(v, &api.Client{})
 	fit := func(what string, c api.Content, key []byte) error {
@@ -303,7 +329,7 @@ func (s *Service) checkSchema(ctx context.Context, a api.Address, schema []byte)
 	for i := 0; err == nil && i < len(row.Gray); i++ {
 		err = fit("the gray release "+row.Gray[i].Name, row.Gray[i].Content, table.GrayKey(row.ID, row.Gray[i].Name))
 	}
-	return err
+	return row.Revision, err
 }
 
 // Gray makes a gray release, or changes the rule, priority or content of one.
@@ -324,11 +350,7 @@ func (s *Service) Gray(ctx context.Context, r api.GrayRequest) (*api.Item, error
 	}
 	op := table.Op{Do: table.DoGray, Address: r.Address, If: r.IfRevision, Gray: r.Name, Priority: r.Priority, Rule: r.Rule, Comment: r.Comment}
 	if r.HasContent {
-		c, err := s.prepare(ctx, r.Address, r.Type, r.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		op.Content, op.Bytes = &c, r.Bytes
+		return s.bring(ctx, op, r.Type, r.Bytes)
 	}
 	return s.one(ctx, op)
 }

@@ -256,7 +256,7 @@ type SettingsRequest struct {
 type GrayRequest struct {
 	Address
 	Name       string  `json:"name"`
-	Priority   int     `json:"priority,omitempty"`
+	Priority   *int    `json:"priority,omitempty"` // nil leaves it as it is; 0 of a new one
 	Rule       *Rule   `json:"rule,omitempty"`
 	Type       string  `json:"type,omitempty"`
 	Bytes      []byte  `json:"content"`

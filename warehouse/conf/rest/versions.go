@@ -54,7 +54,7 @@ type grayInput struct {
 	Condition
 	Body struct {
 		Rule     *api.Rule `json:"rule,omitempty" doc:"Who gets it; a new gray release needs one."`
-		Priority int       `json:"priority,omitempty" doc:"The greater is asked first."`
+		Priority *int      `json:"priority,omitempty" doc:"The greater is asked first; without it that of a gray release stays, and a new one has 0."`
 		Type     string    `json:"content_type,omitempty" enum:"text,json,yaml,toml,properties" doc:"With content: its type."`
 		Content  *string   `json:"content,omitempty" doc:"The content; a new gray release needs one."`
 		Comment  string    `json:"comment,omitempty" doc:"Why; up to 256 bytes."`

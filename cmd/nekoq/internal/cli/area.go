@@ -84,39 +84,58 @@ func (a *app) areaGet() *cobra.Command {
 }
 
 func (a *app) areaMove() *cobra.Command {
-	return &cobra.Command{
-		Use: "move NAME PARENT", Short: "Move an area, with all below it, below another", Args: cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.showArea(cmd, func(ctx context.Context, at client.Areas) (client.Area, error) {
-				return at.Update(ctx, client.AreaChanges{Name: args[0], Parent: &args[1]})
-			})
-		},
+	var parent string
+	cmd := &cobra.Command{
+		Use: "move NAME PARENT", Short: "Move an area, with all below it, below another", Args: cobra.RangeArgs(1, 2),
+		Example: `  nekoq area move eu.north default
+  nekoq area move eu.north --parent default`,
 	}
+	rev := ifRevisionFlag(cmd, "only if the area is at this revision")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 2 && parent != "":
+			return errs.Invalid("--parent", parent, "either PARENT or --parent")
+		case len(args) == 2:
+			parent = args[1]
+		case parent == "":
+			return errs.New(errs.InvalidArgument, "give the area to move it below: nekoq area move %s PARENT", args[0])
+		}
+		return a.showArea(cmd, func(ctx context.Context, at client.Areas) (client.Area, error) {
+			return at.Update(ctx, client.AreaChanges{Name: args[0], Parent: &parent, IfRevision: rev.get()})
+		})
+	}
+	cmd.Flags().StringVar(&parent, "parent", "", "the area above, instead of PARENT")
+	return cmd
 }
 
 func (a *app) areaDescribe() *cobra.Command {
-	return &cobra.Command{
-		Use: "describe NAME TEXT", Short: "Change an area's description", Args: cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.showArea(cmd, func(ctx context.Context, at client.Areas) (client.Area, error) {
-				return at.Update(ctx, client.AreaChanges{Name: args[0], Description: &args[1]})
-			})
-		},
+	cmd := &cobra.Command{Use: "describe NAME TEXT", Short: "Change an area's description", Args: cobra.ExactArgs(2)}
+	rev := ifRevisionFlag(cmd, "only if the area is at this revision")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.showArea(cmd, func(ctx context.Context, at client.Areas) (client.Area, error) {
+			return at.Update(ctx, client.AreaChanges{Name: args[0], Description: &args[1], IfRevision: rev.get()})
+		})
 	}
+	return cmd
 }
 
 func (a *app) areaDelete() *cobra.Command {
-	return &cobra.Command{
-		Use: "delete NAME", Short: "Delete an area that nothing stands in", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.online(cmd, func(ctx context.Context, b Backend) error {
-				if err := b.Areas().Delete(ctx, args[0]); err != nil {
-					return err
-				}
-				return a.emit(map[string]any{"name": args[0], "deleted": true}, func(t *table) { t.row("deleted " + args[0]) })
-			})
-		},
+	cmd := &cobra.Command{Use: "delete NAME", Short: "Delete an area that nothing stands in", Args: cobra.ExactArgs(1)}
+	rev := ifRevisionFlag(cmd, "only if the area is at this revision")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.online(cmd, func(ctx context.Context, b Backend) (err error) {
+			if at := rev.get(); at != nil {
+				err = b.Areas().DeleteAt(ctx, args[0], *at)
+			} else {
+				err = b.Areas().Delete(ctx, args[0])
+			}
+			if err != nil {
+				return err
+			}
+			return a.emit(map[string]any{"name": args[0], "deleted": true}, func(t *table) { t.row("deleted " + args[0]) })
+		})
 	}
+	return cmd
 }
 
 func (a *app) areaLevels() *cobra.Command {

@@ -108,6 +108,9 @@ func (a *app) root() *cobra.Command {
 			if err := a.checkGlobals(cmd); err != nil {
 				return err
 			}
+			if err := cmd.ValidateRequiredFlags(); err != nil {
+				return err
+			}
 			a.running = true
 			return nil
 		},
@@ -156,6 +159,10 @@ func (a *app) checkGlobals(cmd *cobra.Command) error {
 		bad := a.output
 		a.output = "table"
 		return errs.Invalid("--output", bad, "table or json")
+	}
+	// Everything that goes on until it is interrupted ends after --count lines.
+	if f := cmd.Flag("count"); f != nil && strings.HasPrefix(f.Value.String(), "-") {
+		return errs.Invalid("--count", f.Value, "0 (never end) or more")
 	}
 	return a.checkOnline(cmd)
 }

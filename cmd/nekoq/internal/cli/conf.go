@@ -99,10 +99,22 @@ type revisionFlag struct {
 	rev uint64
 }
 
-func ifItemRevision(cmd *cobra.Command) *revisionFlag {
+func ifRevisionFlag(cmd *cobra.Command, usage string) *revisionFlag {
 	f := &revisionFlag{cmd: cmd}
-	cmd.Flags().Uint64Var(&f.rev, "if-revision", 0, "only if the item is at this revision; 0: only if it does not exist")
+	cmd.Flags().Uint64Var(&f.rev, "if-revision", 0, usage)
 	return f
+}
+
+func ifItemRevision(cmd *cobra.Command) *revisionFlag {
+	return ifRevisionFlag(cmd, "only if the item is at this revision; 0: only if it does not exist")
+}
+
+// on gives the configuration centre whose changes demand what the flag says.
+func (f *revisionFlag) on(c client.Conf) client.Conf {
+	if at := f.get(); at != nil {
+		return c.IfRevision(*at)
+	}
+	return c
 }
 
 func (f *revisionFlag) get() *uint64 {
@@ -313,25 +325,25 @@ func (a *app) confPublish() *cobra.Command {
 }
 
 func (a *app) confDiscard() *cobra.Command {
-	return &cobra.Command{
-		Use: "discard ITEM", Short: "Drop the draft of an item", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.onItem(cmd, args[0], func(ctx context.Context, c client.Conf, at client.ConfAddress) (client.ConfItem, error) {
-				return c.Discard(ctx, at)
-			})
-		},
+	cmd := &cobra.Command{Use: "discard ITEM", Short: "Drop the draft of an item", Args: cobra.ExactArgs(1)}
+	rev := ifItemRevision(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.onItem(cmd, args[0], func(ctx context.Context, c client.Conf, at client.ConfAddress) (client.ConfItem, error) {
+			return rev.on(c).Discard(ctx, at)
+		})
 	}
+	return cmd
 }
 
 func (a *app) confUnschedule() *cobra.Command {
-	return &cobra.Command{
-		Use: "unschedule ITEM", Short: "Cancel what is to be published at a time; it becomes the draft again", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.onItem(cmd, args[0], func(ctx context.Context, c client.Conf, at client.ConfAddress) (client.ConfItem, error) {
-				return c.Unschedule(ctx, at)
-			})
-		},
+	cmd := &cobra.Command{Use: "unschedule ITEM", Short: "Cancel what is to be published at a time; it becomes the draft again", Args: cobra.ExactArgs(1)}
+	rev := ifItemRevision(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.onItem(cmd, args[0], func(ctx context.Context, c client.Conf, at client.ConfAddress) (client.ConfItem, error) {
+			return rev.on(c).Unschedule(ctx, at)
+		})
 	}
+	return cmd
 }
 
 func (a *app) confHistory() *cobra.Command {
@@ -417,13 +429,12 @@ func (a *app) confRollback() *cobra.Command {
 
 func (a *app) confDelete() *cobra.Command {
 	var comment string
-	cmd := &cobra.Command{
-		Use: "delete ITEM", Short: "Delete an item; its history stays for a while", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.onItem(cmd, args[0], func(ctx context.Context, c client.Conf, at client.ConfAddress) (client.ConfItem, error) {
-				return c.Delete(ctx, at, comment)
-			})
-		},
+	cmd := &cobra.Command{Use: "delete ITEM", Short: "Delete an item; its history stays for a while", Args: cobra.ExactArgs(1)}
+	rev := ifItemRevision(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.onItem(cmd, args[0], func(ctx context.Context, c client.Conf, at client.ConfAddress) (client.ConfItem, error) {
+			return rev.on(c).Delete(ctx, at, comment)
+		})
 	}
 	cmd.Flags().StringVar(&comment, "comment", "", "why")
 	return cmd
@@ -432,32 +443,31 @@ func (a *app) confDelete() *cobra.Command {
 func (a *app) confSet() *cobra.Command {
 	var description, schema string
 	var readOnly bool
-	cmd := &cobra.Command{
-		Use: "set ITEM", Short: "Change an item's description, schema or read-only flag", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			var r client.ConfSettings
-			if cmd.Flags().Changed("description") {
-				r.Description = &description
-			}
-			if cmd.Flags().Changed("read-only") {
-				r.ReadOnly = &readOnly
-			}
-			if cmd.Flags().Changed("schema") {
-				text := ""
-				if schema != "" {
-					b, err := os.ReadFile(schema)
-					if err != nil {
-						return errs.New(errs.InvalidArgument, "--schema: %s", err)
-					}
-					text = string(b)
+	cmd := &cobra.Command{Use: "set ITEM", Short: "Change an item's description, schema or read-only flag", Args: cobra.ExactArgs(1)}
+	rev := ifItemRevision(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		var r client.ConfSettings
+		if cmd.Flags().Changed("description") {
+			r.Description = &description
+		}
+		if cmd.Flags().Changed("read-only") {
+			r.ReadOnly = &readOnly
+		}
+		if cmd.Flags().Changed("schema") {
+			text := ""
+			if schema != "" {
+				b, err := os.ReadFile(schema)
+				if err != nil {
+					return errs.New(errs.InvalidArgument, "--schema: %s", err)
 				}
-				r.Schema = &text
+				text = string(b)
 			}
-			return a.onItem(cmd, args[0], func(ctx context.Context, c client.Conf, at client.ConfAddress) (client.ConfItem, error) {
-				r.Address = at
-				return c.Settings(ctx, r)
-			})
-		},
+			r.Schema = &text
+		}
+		return a.onItem(cmd, args[0], func(ctx context.Context, c client.Conf, at client.ConfAddress) (client.ConfItem, error) {
+			r.Address = at
+			return rev.on(c).Settings(ctx, r)
+		})
 	}
 	cmd.Flags().StringVar(&description, "description", "", "free text")
 	cmd.Flags().StringVar(&schema, "schema", "", "file with a JSON Schema that contents must fit; empty takes it away")

@@ -48,6 +48,7 @@ func ruleFlags(cmd *cobra.Command) func() (*client.ConfRule, error) {
 
 func (a *app) confGray() *cobra.Command {
 	var r client.ConfGray
+	var priority int
 	cmd := &cobra.Command{
 		Use: "gray ITEM NAME [CONTENT|-]", Short: "Make or change a gray release: a content for some clients first", Args: cobra.RangeArgs(2, 3),
 		Long: "Make or change a gray release. A new one needs a content and a rule; of one that is there, what is not given stays.",
@@ -61,12 +62,15 @@ func (a *app) confGray() *cobra.Command {
 		if r.Rule, err = rule(); err != nil {
 			return err
 		}
+		if cmd.Flags().Changed("priority") {
+			r.Priority = &priority
+		}
 		return a.onItem(cmd, args[0], func(ctx context.Context, c client.Conf, at client.ConfAddress) (client.ConfItem, error) {
 			r.Address, r.Name, r.IfRevision = at, args[1], rev.get()
 			return c.Gray(ctx, r)
 		})
 	}
-	cmd.Flags().IntVar(&r.Priority, "priority", 0, "the greater is asked first")
+	cmd.Flags().IntVar(&priority, "priority", 0, "the greater is asked first")
 	cmd.Flags().StringVar(&r.Type, "type", "", typeHelp)
 	cmd.Flags().StringVar(&r.Comment, "comment", "", "why")
 	return cmd
@@ -77,17 +81,21 @@ func (a *app) confGrayEnd(name string) *cobra.Command {
 	if name == "gray-drop" {
 		short = "Take a gray release back"
 	}
-	return &cobra.Command{
-		Use: name + " ITEM NAME", Short: short, Args: cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.onItem(cmd, args[0], func(ctx context.Context, c client.Conf, at client.ConfAddress) (client.ConfItem, error) {
-				if name == "gray-drop" {
-					return c.GrayDrop(ctx, at, args[1])
-				}
-				return c.GrayPromote(ctx, at, args[1], "")
-			})
-		},
+	var comment string
+	cmd := &cobra.Command{Use: name + " ITEM NAME", Short: short, Args: cobra.ExactArgs(2)}
+	rev := ifItemRevision(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.onItem(cmd, args[0], func(ctx context.Context, c client.Conf, at client.ConfAddress) (client.ConfItem, error) {
+			if name == "gray-drop" {
+				return rev.on(c).GrayDrop(ctx, at, args[1])
+			}
+			return rev.on(c).GrayPromote(ctx, at, args[1], comment)
+		})
 	}
+	if name != "gray-drop" {
+		cmd.Flags().StringVar(&comment, "comment", "", "why; that of the gray release without")
+	}
+	return cmd
 }
 
 // clientFlags say which client is asked for.
@@ -323,7 +331,7 @@ func (a *app) confImport() *cobra.Command {
 GROUP/KEY, or KEY, and what the flags name takes the place of what the paths say.`,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if r.Archive, err = readArchive(args[0]); err != nil {
-				return errs.New(errs.InvalidArgument, "%s", err)
+				return errs.New(errs.InvalidArgument, "the archive cannot be read: %s", err)
 			}
 			return a.online(cmd, func(ctx context.Context, b Backend) error {
 				o, err := b.Conf().Import(ctx, r)

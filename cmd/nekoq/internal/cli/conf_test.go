@@ -145,3 +145,43 @@ func TestConfCommands(t *testing.T) {
 	require.Implements(t, (*Configuration)(nil), s.b)
 	var _ client.Conf = s.b.Conf()
 }
+
+// Bad command lines of areas and the configuration centre are told apart from what
+// the server refuses, and say what is wrong.
+func TestConfAndAreaRefusals(t *testing.T) {
+	s := newShell(t)
+	s.has("area create eu")
+	s.has("area create north --parent eu")
+	s.has("area move north --parent default", "parent default")
+	s.fails("area move north", exitUsage, "give the area to move it below")
+	s.fails("area move north eu --parent eu", exitUsage, "either PARENT or --parent")
+	s.fails("area move north eu --if-revision 1", exitConflict, "revision_mismatch")
+	s.fails("area describe north cold --if-revision 1", exitConflict, "revision_mismatch")
+	s.fails("area delete north --if-revision 1", exitConflict, "revision_mismatch")
+	s.fails("area describe eu "+strings.Repeat("x", 5000), exitUsage, "(5000 bytes)")
+	for _, watch := range []string{"area watch", "conf watch shop", "kv watch a", "kv folder a/", "kv lock a --watch"} {
+		s.fails(watch+" -n -1", exitUsage, "--count")
+	}
+
+	s.has("conf publish default/shop/k one")
+	s.fails("conf rollback default/shop/k", exitUsage, `required flag(s) "to" not set; see nekoq conf rollback --help`)
+	s.fails("conf scope put office --ip 10.0.0.1", exitUsage, `"area" not set`)
+	s.fails("conf rollback default/shop/k --to 7", exitNotFound, "no release 7")
+	s.has("conf draft default/shop/k two")
+	for _, change := range []string{"discard default/shop/k", "delete default/shop/k", "set default/shop/k --description x", "publish default/shop/k", "draft default/shop/k x"} {
+		s.fails("conf "+change+" --if-revision 1", exitConflict, "revision_mismatch")
+	}
+	s.has("conf gray default/shop/k g new --percent 5 --priority 3", "priority 3")
+	s.has("conf gray default/shop/k g --percent 10", "10 %", "priority 3")
+	s.has("conf gray default/shop/k g --priority 0", "10 %", "priority 0")
+	s.fails("conf gray-drop default/shop/k g --if-revision 1", exitConflict, "revision_mismatch")
+	s.fails("conf gray-promote default/shop/k g --if-revision 1", exitConflict, "revision_mismatch")
+	s.has("conf gray-promote default/shop/k g --comment enough", "release 2")
+	s.has("conf history default/shop/k", "promote of g", "enough")
+
+	empty := t.TempDir()
+	s.fails("conf import "+empty, exitUsage, "no item")
+	s.fails("conf export "+filepath.Join(empty, "x.zip")+" --area nowhere", exitNotFound, "nowhere")
+	_, err := os.Stat(filepath.Join(empty, "x.zip"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+}

@@ -35,17 +35,21 @@ type Op struct {
 	api.Address
 	If      *uint64      `json:"if,omitempty"`
 	Content *api.Content `json:"content,omitempty"` // its bytes follow the header
-	Comment string       `json:"comment,omitempty"`
-	By      string       `json:"by,omitempty"` // how a release came about, when not by the verb
-	Number  uint64       `json:"number,omitempty"`
-	At      *time.Time   `json:"at,omitempty"`
+	// Under is the hash of the schema that Content was checked against, empty for
+	// none. Under another one the op is refused, so that nothing is written that
+	// the item's schema was never asked about. Nil asks nothing.
+	Under   *string    `json:"under,omitempty"`
+	Comment string     `json:"comment,omitempty"`
+	By      string     `json:"by,omitempty"` // how a release came about, when not by the verb
+	Number  uint64     `json:"number,omitempty"`
+	At      *time.Time `json:"at,omitempty"`
 
 	Description *string      `json:"description,omitempty"`
 	ReadOnly    *bool        `json:"read_only,omitempty"`
 	Schema      *api.Content `json:"schema,omitempty"` // size 0 takes it away; its bytes follow those of Content
 
 	Gray     string    `json:"gray,omitempty"`
-	Priority int       `json:"priority,omitempty"`
+	Priority *int      `json:"priority,omitempty"` // nil leaves that of a gray release as it is
 	Rule     *api.Rule `json:"rule,omitempty"`
 
 	Parts []Part `json:"parts,omitempty"` // their bytes follow those of Schema

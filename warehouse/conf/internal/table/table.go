@@ -107,6 +107,14 @@ type Row struct {
 	Last uint64 `json:"last"` // number of its last release
 }
 
+// Under is the hash of the item's schema, empty when it has none.
+func (r *Row) Under() string {
+	if r.Schema == nil {
+		return ""
+	}
+	return r.Schema.Hash
+}
+
 // decode fails with a plain error, which halts the node: what cannot be decoded
 // was never written by this program.
 func decode(what string, b []byte, v any) error {

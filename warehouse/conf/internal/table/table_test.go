@@ -235,12 +235,15 @@ func TestGrayReleases(t *testing.T) {
 	rule := &api.Rule{Percent: 10}
 	s.refused(errs.InvalidArgument, Op{Do: DoGray, Address: a, Gray: "g"}, "x")
 	for i := range api.MaxGray {
-		s.must(Op{Do: DoGray, Address: a, Gray: fmt.Sprint("g", i), Priority: i / 2, Rule: rule}, fmt.Sprint("c", i))
+		s.must(Op{Do: DoGray, Address: a, Gray: fmt.Sprint("g", i), Priority: new(i / 2), Rule: rule}, fmt.Sprint("c", i))
 	}
 	s.refused(errs.Exhausted, Op{Do: DoGray, Address: a, Gray: "more", Rule: rule}, "x")
-	it := s.must(Op{Do: DoGray, Address: a, Gray: "g0", Priority: 99}, "")
+	it := s.must(Op{Do: DoGray, Address: a, Gray: "g0", Priority: new(99)}, "")
 	if it.Gray[0].Name != "g0" || it.Gray[1].Name != "g8" || it.Gray[2].Name != "g9" || it.Gray[0].Rule.Percent != 10 || it.Gray[0].Hash != "h-c0" {
 		t.Fatalf("%+v", it.Gray)
+	}
+	if it = s.must(Op{Do: DoGray, Address: a, Gray: "g0", Comment: "why"}, ""); it.Gray[0].Priority != 99 {
+		t.Fatalf("a change of something else left the priority at %d", it.Gray[0].Priority)
 	}
 	it = s.must(Op{Do: DoGrayPromote, Address: a, Gray: "g0"}, "")
 	if it.Release == nil || it.Release.Hash != "h-c0" || it.Release.By != api.ByPromote || it.Release.Gray != "g0" || len(it.Gray) != 9 {
@@ -281,6 +284,32 @@ func TestBatchIsAllOrNothing(t *testing.T) {
 	if !s.areas.users[0](v, "default") || s.areas.users[0](v, "defaul") || s.areas.users[1](v, "default") {
 		t.Fatal("the area's uses are wrong")
 	}
+}
+
+// What was checked against another schema than the item has is not written.
+func TestSchemaOfTheCheck(t *testing.T) {
+	s := open(t)
+	a := address("k")
+	rule := &api.Rule{Percent: 10}
+	none, one := "", "h-s"
+	verbs := []Op{{Do: DoDraft}, {Do: DoPublish}, {Do: DoSchedule, At: &s.now}, {Do: DoGray, Gray: "g", Rule: rule}}
+	for _, op := range verbs {
+		op.Address, op.Under = a, &one
+		s.refused(errs.Conflict, op, "not there")
+		op.Under = &none
+		s.must(op, "x")
+	}
+	schema := Op{Do: DoSettings, Address: a, Schema: &api.Content{Type: api.JSON, Size: 1, Hash: one}, SchemaBytes: []byte("s")}
+	s.must(schema, "")
+	for _, op := range verbs {
+		op.Address, op.Under = a, &none
+		s.refused(errs.Conflict, op, "y")
+		op.Under = &one
+		s.must(op, "y")
+	}
+	s.must(Op{Do: DoDelete, Address: a}, "")
+	s.refused(errs.Conflict, Op{Do: DoPublish, Address: a, Under: &one}, "z")
+	s.must(Op{Do: DoPublish, Address: a, Under: &none}, "z")
 }
 
 func TestPrune(t *testing.T) {

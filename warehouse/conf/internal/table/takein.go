@@ -32,7 +32,7 @@ func (w *writer) takeIn(o *Op, row *Row) error {
 	}
 	for i := range o.Parts {
 		p := &o.Parts[i]
-		one := Op{Address: o.Address, Content: p.Content, Bytes: p.Bytes, Comment: p.Comment, At: p.At, Gray: p.Name, Priority: p.Priority, Rule: p.Rule}
+		one := Op{Address: o.Address, Content: p.Content, Bytes: p.Bytes, Comment: p.Comment, At: p.At, Gray: p.Name, Priority: &p.Priority, Rule: p.Rule}
 		w.stamp.Comment = p.Comment
 		var err error
 		switch p.Kind {

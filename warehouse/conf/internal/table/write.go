@@ -107,6 +107,10 @@ func (w *writer) op(o *Op) (Row, bool, error) {
 			return row, false, err
 		}
 	}
+	if o.Under != nil && *o.Under != row.Under() {
+		return row, false, errs.New(errs.Conflict, "schema: that of the item %s was changed meanwhile; try again", o.Path()).
+			With(errs.Detail{Field: "schema", Help: "write the content once more: it is then checked against the schema as it now is"})
+	}
 	before := Encode(row)
 	mark := len(w.writes)
 	if err := w.do(o, &row); err != nil {
@@ -414,7 +418,10 @@ func (w *writer) gray(o *Op, row *Row) error {
 				With(errs.Detail{Field: "gray", Value: o.Gray})
 		}
 	}
-	g.Priority, g.Stamp = o.Priority, w.stamp
+	g.Stamp = w.stamp
+	if o.Priority != nil {
+		g.Priority = *o.Priority
+	}
 	if o.Rule != nil {
 		g.Rule = *o.Rule
 	}

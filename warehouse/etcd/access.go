@@ -78,10 +78,10 @@ func (s *Door) access(ctx context.Context, fresh bool) (access, error) {
 // behind.
 func (s *Door) again(ctx context.Context, x *access, err *error) bool {
 	switch {
-	case *err == nil || !x.on:
+	case *err == nil:
 		return false
 	case table.Changed(*err):
-	case x.fresh || !denied(*err):
+	case !x.on || x.fresh || !denied(*err):
 		return false
 	}
 	a, e := s.authNow(ctx)

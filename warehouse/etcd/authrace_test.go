@@ -139,3 +139,38 @@ func TestUserChangedWhileARequestIsUnderWay(t *testing.T) {
 		t.Error("a write of a user who is gone landed", r, err)
 	}
 }
+
+// A write of somebody without a name is refused when auth is switched on before its turn
+// in the log, though the node that judged it did not know.
+func TestAuthSwitchedOnWhileAWriteIsUnderWay(t *testing.T) {
+	n, m := interposed(t)
+	c := client(t, n)
+	ctx := within(t, time.Minute)
+	must := func(_ any, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(c.UserAdd(ctx, "root", "secret"))
+	must(c.RoleAdd(ctx, "root"))
+	must(c.UserGrantRole(ctx, "root", "root"))
+	must(c.Put(ctx, "before", "x"))
+	m.next("anonymous", func() { must(c.RoleAdd(ctx, "another")) })
+	must(c.Put(ctx, "before", "y"))
+	for what, write := range map[string]func() error{
+		"put":    func() error { _, err := c.Put(ctx, "k", "x"); return err },
+		"delete": func() error { _, err := c.Delete(ctx, "before"); return err },
+		"txn":    func() error { _, err := c.Txn(ctx).Then(clientv3.OpPut("k", "x")).Commit(); return err },
+	} {
+		m.next("anonymous", func() { must(c.AuthEnable(ctx)) })
+		wants(t, what, write(), rpctypes.ErrUserEmpty)
+		root := clientAs(t, "root", "secret", n)
+		r, err := root.Get(ctx, "", clientv3.WithPrefix(), clientv3.WithCountOnly())
+		must(r, err)
+		if r.Count != 1 {
+			t.Errorf("%s: %d keys, want the one from before", what, r.Count)
+		}
+		must(root.AuthDisable(ctx))
+	}
+}

@@ -81,12 +81,18 @@ func as(ctx context.Context, user string) context.Context {
 }
 
 // under is as for a write that was judged by x: it is carried out only if users and
-// roles are still those that were looked at when its turn comes in the log.
+// roles are still those that were looked at when its turn comes in the log, or auth is
+// still off. This node may not know yet that it was switched on; before the first user
+// was made it cannot be, and the writes of those who never use auth carry no guard.
 func under(ctx context.Context, x *access) context.Context {
-	if !x.on {
+	if !x.on && x.rev <= table.FirstRevision {
 		return ctx
 	}
 	p := *callerOf(ctx)
-	p.Name, p.Guard = x.user, table.Guard(x.rev)
+	if x.on {
+		p.Name, p.Guard = x.user, table.Guard(x.rev)
+	} else {
+		p.Guard = table.GuardOff()
+	}
 	return &principalCtx{Context: ctx, p: &p}
 }

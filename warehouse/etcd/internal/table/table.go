@@ -196,6 +196,12 @@ func Guard(revision uint64) *command.Guard {
 	return &command.Guard{Kind: KindGuard, Condition: binary.BigEndian.AppendUint64(nil, revision)}
 }
 
+// off stands for the revision in a guard that demands that auth is off.
+const off = ^uint64(0)
+
+// GuardOff is the condition that auth is off.
+func GuardOff() *command.Guard { return Guard(off) }
+
 // changedField names the error of a guard that does not hold.
 const changedField = "auth_revision"
 
@@ -207,7 +213,8 @@ func unchanged(tx *state.Tx, condition []byte) error {
 	if err != nil {
 		return err
 	}
-	if want := binary.BigEndian.Uint64(condition); !m.Enabled || m.Revision != want {
+	want := binary.BigEndian.Uint64(condition)
+	if holds := m.Enabled && m.Revision == want || !m.Enabled && want == off; !holds {
 		return errs.New(errs.Conflict, "users, roles or permissions have changed while the request was under way").
 			With(errs.Detail{Field: changedField, Value: strconv.FormatUint(want, 10), Limit: strconv.FormatUint(m.Revision, 10)})
 	}

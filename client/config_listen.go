@@ -125,10 +125,15 @@ func (l *ConfListener) Close() {
 	<-l.done
 }
 
-func (l *ConfListener) fail(err error) {
+// note sets what Err tells.
+func (l *ConfListener) note(err error) {
 	l.mu.Lock()
 	l.err = err
 	l.mu.Unlock()
+}
+
+func (l *ConfListener) fail(err error) {
+	l.note(err)
 	if err != nil {
 		select {
 		case l.first <- err:
@@ -178,10 +183,14 @@ func (l *ConfListener) follow(well func()) error {
 		return err
 	}
 	defer s.close()
-	// With a version in hand a server that has nothing newer says nothing.
-	if l.cur.Load() != nil {
-		l.fail(nil)
+	s.told = func(err error) {
+		// A server that has nothing newer than what is in hand says nothing; one that
+		// has taken the stream is enough.
+		if cur := l.cur.Load(); err != nil || cur != nil && !cur.Cached {
+			l.note(err)
+		}
 	}
+	s.told(nil)
 	var whole api.Effective
 	for {
 		msg, err := s.recv(l.ctx)

@@ -27,6 +27,16 @@ type stream struct {
 	last   error // why it broke last
 	pause  time.Duration
 	over   error // told again and again once it is set
+
+	// told, unless nil, hears from the reader why the stream is broken, and nil when
+	// a server has taken it again.
+	told func(error)
+}
+
+func (s *stream) tell(err error) {
+	if s.told != nil {
+		s.told(err)
+	}
 }
 
 // stream opens a stream that survives the loss of a connection or server. open
@@ -127,6 +137,7 @@ func (s *stream) recv(ctx context.Context) ([]byte, error) {
 			s.over = err
 		default:
 			s.last = err
+			s.tell(err)
 			s.c.cfg.Logger.Debug("a stream broke; opening it anew", "error", err)
 		}
 	}
@@ -165,10 +176,12 @@ func (s *stream) reopen(ctx context.Context) error {
 	case err == nil:
 		// Not yet well: a server may take the stream and refuse it at once.
 		s.failed.note(ep, nil)
+		s.tell(nil)
 	case s.ctx.Err() != nil || s.c.closed.Load():
 		return s.rest(ctx, 0)
 	case tryElsewhere(errs.CodeOf(err)):
 		s.failed.note(ep, err)
+		s.tell(err)
 	default:
 		s.over = err
 	}

@@ -581,6 +581,7 @@ func TestClientOffline(t *testing.T) {
 	if l.Current().Text("a.yaml", "") != "port: high" {
 		t.Fatal("the running client lost what it had")
 	}
+	f.eventually("the running client tells that no server answers", func() bool { return l.Err() != nil })
 	sub.Wait = 50 * time.Millisecond
 	late, err := newClient().Conf().Subscribe(f.ctx, sub)
 	f.ok(err)
@@ -606,7 +607,7 @@ func TestClientOffline(t *testing.T) {
 	<-cur
 	cur <- sw
 	f.conf = sw.Client().Conf()
-	f.eventually("a server confirms what came from the file", func() bool { return !late.Current().Cached })
+	f.eventually("servers confirm what both have", func() bool { return !late.Current().Cached && late.Err() == nil && l.Err() == nil })
 	f.publish("default/app/a.yaml", "port: 82")
 	f.eventually("both clients have the newest", func() bool {
 		return l.Current().Text("a.yaml", "") == "port: 82" && late.Current().Text("a.yaml", "") == "port: 82" && b.Load().Port == 82

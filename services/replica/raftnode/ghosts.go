@@ -55,3 +55,16 @@ func (s *logStore) ghostLog(index uint64, l *raft.Log) error {
 	*l = raft.Log{Index: index, Term: term, Type: ghostType}
 	return nil
 }
+
+// follows tells whether the log has the entry, or begins right behind it, and goes on.
+// Then whatever is behind it may have been acknowledged.
+func (s *logStore) follows(index, term uint64) bool {
+	if s.last.Load() <= index {
+		return false
+	}
+	if covered, t := s.snapshot(); covered == index {
+		return t == term
+	}
+	var l raft.Log
+	return s.GetLog(index, &l) == nil && l.Term == term
+}

@@ -193,6 +193,20 @@ func TestStateThatComesLateClearsNoLog(t *testing.T) {
 	h.requireTerms(11, "5555555555")
 }
 
+// As above, before the follower knows that what it has acknowledged is committed.
+func TestStateThatComesLateClearsNothingAcknowledged(t *testing.T) {
+	for _, store := range bothStores {
+		t.Run(store, func(t *testing.T) {
+			h := newByHand(t, store)
+			require.NoError(t, h.install(6, 5))
+			require.True(t, h.send(5, 6, 5, commands(7, 10, 5), 6))
+			require.ErrorContains(t, h.install(6, 5), "goes on from there")
+			require.True(t, h.send(5, 10, 5, commands(11, 11, 5), 11))
+			h.requireTerms(11, "5555555555")
+		})
+	}
+}
+
 // install sends the state up to index as the leader of term has it: entries 2 and 3
 // are of term 5, the others of term.
 func (h *byHand) install(index, term uint64) error {

@@ -100,13 +100,12 @@ func (h *hints) member(s raft.Server) bool {
 type sender struct {
 	term   uint64
 	header raft.RPCHeader
-	leader []byte
 }
 
 // remember notes the sender of a message of raft.
 func (t *transport) remember(req *raft.AppendEntriesRequest) {
 	if s := t.sender.Load(); s == nil || s.term != req.Term {
-		t.sender.Store(&sender{term: req.Term, header: req.RPCHeader, leader: req.Leader}) //nolint:staticcheck // followers of older versions read it
+		t.sender.Store(&sender{term: req.Term, header: req.RPCHeader})
 	}
 }
 
@@ -117,7 +116,7 @@ func (t *transport) hint(to raft.Server, h hint) bool {
 		return true // another term has begun: nothing more to say
 	}
 	req := raft.AppendEntriesRequest{
-		RPCHeader: s.header, Term: h.term, Leader: s.leader,
+		RPCHeader: s.header, Term: h.term,
 		PrevLogEntry: h.index, PrevLogTerm: h.term, LeaderCommitIndex: h.index,
 	}
 	var resp raft.AppendEntriesResponse

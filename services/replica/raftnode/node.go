@@ -308,6 +308,7 @@ func (n *Node) Start() error {
 		}
 		return nil
 	}
+	n.snaps.follows = n.logs.follows
 	n.snaps.committed = func() uint64 {
 		if r := n.raft.Load(); r != nil {
 			return r.CommitIndex()

@@ -20,16 +20,35 @@ func notStored(req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse)
 	return len(req.Entries) > 0 && !resp.Success && !resp.NoRetryBackoff && resp.Term == req.Term
 }
 
+// patientStores is how often the same message is sent, five seconds long, before raft
+// may look one entry further back, once in a term: a follower that believes in entries
+// that it has cut (see ghosts.go) refuses in the same way, and takes entries only
+// together with those that are missing.
+const patientStores = 25
+
 // store sends entries until the follower has an answer other than that it could not
 // write.
 func (t *transport) store(id raft.ServerID, target raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	for {
+	for tries := 1; ; tries++ {
 		err := t.NetworkTransport.AppendEntries(id, target, req, resp)
-		if err != nil || !notStored(req, resp) || t.again == nil || !t.again(req.Term) {
+		if err != nil || !notStored(req, resp) || t.again == nil {
 			return err
+		}
+		if tries > patientStores && t.goBack(id, req.Term) {
+			resp.NoRetryBackoff = true
+			return nil
+		}
+		if !t.again(req.Term) {
+			return nil
 		}
 		*resp = raft.AppendEntriesResponse{}
 	}
+}
+
+// goBack tells whether raft may look further back now.
+func (t *transport) goBack(id raft.ServerID, term uint64) bool {
+	last, _ := t.backs.Swap(id, term)
+	return last != term
 }
 
 // waitInTerm pauses; false when this node does not lead that term any more.

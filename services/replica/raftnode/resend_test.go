@@ -3,6 +3,7 @@ package raftnode
 import (
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 
@@ -28,11 +29,12 @@ func TestEntriesThatCouldNotBeWrittenAreSentAgain(t *testing.T) {
 		tries   int // that the leader's term lasts for
 		success bool
 	}{
-		"space returns":     {[]raft.AppendEntriesResponse{full, full, full, {Term: 9, Success: true}}, 10, true},
-		"the term is over":  {[]raft.AppendEntriesResponse{full, full}, 1, false},
-		"another log":       {[]raft.AppendEntriesResponse{{Term: 9, LastLog: 2, NoRetryBackoff: true}}, 10, false},
-		"a newer term":      {[]raft.AppendEntriesResponse{{Term: 10}}, 10, false},
-		"stored right away": {[]raft.AppendEntriesResponse{{Term: 9, Success: true}}, 10, true},
+		"space returns":       {[]raft.AppendEntriesResponse{full, full, full, {Term: 9, Success: true}}, 10, true},
+		"the term is over":    {[]raft.AppendEntriesResponse{full, full}, 1, false},
+		"another log":         {[]raft.AppendEntriesResponse{{Term: 9, LastLog: 2, NoRetryBackoff: true}}, 10, false},
+		"a newer term":        {[]raft.AppendEntriesResponse{{Term: 10}}, 10, false},
+		"not even after long": {slices.Repeat([]raft.AppendEntriesResponse{full}, patientStores+1), 1000, false},
+		"stored right away":   {[]raft.AppendEntriesResponse{{Term: 9, Success: true}}, 10, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tries := c.tries

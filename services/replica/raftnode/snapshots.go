@@ -36,6 +36,8 @@ type snapshots struct {
 	installing atomic.Bool
 	// committed is how far the log is known to be right.
 	committed func() uint64
+	// follows tells whether the log has entries behind this one of the log.
+	follows func(index, term uint64) bool
 
 	mu     sync.Mutex
 	newest *snapshotMeta
@@ -300,6 +302,9 @@ func (k *sink) Write(p []byte) (int, error) {
 		// given up, and this node may have acknowledged entries since.
 		if at := k.store.committed(); at > k.meta.Index {
 			return 0, fmt.Errorf("the state ends at %d, and %d is committed here", k.meta.Index, at)
+		}
+		if k.store.follows(k.meta.Index, k.meta.Term) {
+			return 0, fmt.Errorf("the state ends at %d, and the log here goes on from there", k.meta.Index)
 		}
 		f, err := os.OpenFile(filepath.Join(k.store.dir, "install-"+k.meta.ID+".part"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if err != nil {

@@ -30,6 +30,7 @@ type transport struct {
 	maxBytes int64
 	own      chan raft.RPC // nil, or where all messages to raft go through
 	sender   atomic.Pointer[sender]
+	backs    sync.Map               // server id to the term in which raft last went back for it (see goBack)
 	again    func(term uint64) bool // waits before a message is repeated, and tells whether to; nil for never
 }
 

@@ -237,6 +237,7 @@ func TestArchivesOfNothing(t *testing.T) {
 	none := func(client.ConfArchived) error { return nil }
 	f.refused(f.conf.Export(f.ctx, client.ConfExport{Area: "nowhere"}, none), errs.NotFound, "nowhere")
 	f.ok(f.conf.Export(f.ctx, client.ConfExport{Area: "eu"}, none))
+	dry := false
 	take := func(files ...string) error {
 		var buf bytes.Buffer
 		z := zip.NewWriter(&buf)
@@ -247,7 +248,7 @@ func TestArchivesOfNothing(t *testing.T) {
 			f.ok(err)
 		}
 		f.ok(z.Close())
-		_, err := f.conf.Import(f.ctx, client.ConfImport{Archive: buf.Bytes()})
+		_, err := f.conf.Import(f.ctx, client.ConfImport{Archive: buf.Bytes(), DryRun: dry})
 		return err
 	}
 	const about = `{"items":[{"area":"default","group":"app","key":"a"}]}`
@@ -255,4 +256,7 @@ func TestArchivesOfNothing(t *testing.T) {
 	f.refused(take("nekoq.json", `{"items":[]}`), errs.InvalidArgument, "no item")
 	f.refused(take("nekoq.json", about, "default/app/b", "x"), errs.InvalidArgument, `names "default/app/a", which is missing`)
 	f.ok(take("nekoq.json", about, "default/app/a", "x"))
+	for _, dry = range []bool{true, false} { // a trial tells what the import would
+		f.refused(take("nowhere/app/a", "x"), errs.NotFound, "nowhere/app/a: area")
+	}
 }

@@ -172,7 +172,11 @@ func TestDraftPublishHistoryRollback(t *testing.T) {
 	_, err = f.conf.Item(f.ctx, a, "draft")
 	f.refused(err, errs.NotFound, "draft")
 	_, err = f.conf.Item(f.ctx, a, "nonsense")
-	f.refused(err, errs.InvalidArgument, "which")
+	f.refused(err, errs.InvalidArgument, "which:")
+	_, err = f.conf.Diff(f.ctx, a, "1", "nonsense")
+	f.refused(err, errs.InvalidArgument, "to:")
+	_, err = f.conf.Diff(f.ctx, a, "draft", "1")
+	f.refused(err, errs.NotFound, "from:")
 }
 
 func TestContentsAreValidated(t *testing.T) {

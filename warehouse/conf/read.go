@@ -99,7 +99,7 @@ func (s *Service) Item(ctx context.Context, r api.ItemRequest) (*api.ItemContent
 			}
 			out.Which = "release"
 		}
-		c, b, err := contentOf(v, row, out.Which)
+		c, b, err := contentOf(v, row, "which", out.Which)
 		if err != nil {
 			return nil, err
 		}
@@ -108,9 +108,9 @@ func (s *Service) Item(ctx context.Context, r api.ItemRequest) (*api.ItemContent
 	})
 }
 
-// contentOf reads the content that which names.
-func contentOf(v *state.View, row *table.Row, which string) (c api.Content, b []byte, err error) {
-	missing := errs.New(errs.NotFound, "which: the item %s has no %s", row.Path(), which).With(errs.Detail{Field: "which", Value: which})
+// contentOf reads the content that which, given as field, names.
+func contentOf(v *state.View, row *table.Row, field, which string) (c api.Content, b []byte, err error) {
+	missing := errs.New(errs.NotFound, "%s: the item %s has no %s", field, row.Path(), which).With(errs.Detail{Field: field, Value: which})
 	var key []byte
 	name, isGray := strings.CutPrefix(which, "gray:")
 	switch {
@@ -133,7 +133,7 @@ func contentOf(v *state.View, row *table.Row, which string) (c api.Content, b []
 			return releaseOf(v, row, n)
 		}
 		if which != "release" && which != "draft" && which != "scheduled" && which != "schema" {
-			return c, nil, errs.Invalid("which", which, "release, draft, scheduled, schema, gray:NAME, or the number of a release")
+			return c, nil, errs.Invalid(field, which, "release, draft, scheduled, schema, gray:NAME, or the number of a release")
 		}
 	}
 	if key == nil {
@@ -236,11 +236,11 @@ func (s *Service) History(ctx context.Context, r api.HistoryRequest) (*api.Histo
 // Diff compares two contents of an item.
 func (s *Service) Diff(ctx context.Context, r api.DiffRequest) (*api.Diff, error) {
 	return seenItem(ctx, s, r.Address, r.Stale, func(v *state.View, row *table.Row) (*api.Diff, error) {
-		from, fromBytes, err := contentOf(v, row, r.From)
+		from, fromBytes, err := contentOf(v, row, "from", r.From)
 		if err != nil {
 			return nil, err
 		}
-		to, toBytes, err := contentOf(v, row, r.To)
+		to, toBytes, err := contentOf(v, row, "to", r.To)
 		if err != nil {
 			return nil, err
 		}

@@ -98,6 +98,8 @@ func (s *Service) planOne(v *state.View, in *intake, x *api.Archived) (*table.Op
 	did := "create"
 	if exists {
 		op.If, did = &row.Revision, "change"
+	} else if _, ok := newReading(v, &api.Client{}).tree.Get(x.Area); !ok {
+		return nil, "", errs.New(errs.NotFound, "area: there is no area named %q; create it first", x.Area)
 	}
 	check, err := s.intakeContent(v, row, exists, x, &op)
 	if err != nil {

@@ -297,6 +297,10 @@ func checkMove(tx *state.Tx, name, parent string) error {
 	if above == nil {
 		return NotFound("parent", parent)
 	}
+	if parent == name {
+		return errs.New(errs.Conflict, "parent: the area %q cannot stand below itself", name).
+			With(errs.Detail{Field: "parent", Value: parent, Limit: "an area that is not below " + name})
+	}
 	for _, l := range above {
 		if l == name {
 			return errs.New(errs.Conflict, "parent: %q stands below %q, so moving it there would close a circle", parent, name).

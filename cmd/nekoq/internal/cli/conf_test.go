@@ -153,6 +153,7 @@ func TestConfAndAreaRefusals(t *testing.T) {
 	s.has("area create eu")
 	s.has("area create north --parent eu")
 	s.has("area move north --parent default", "parent default")
+	s.fails("area move eu eu", exitConflict, "itself")
 	s.fails("area move north", exitUsage, "give the area to move it below")
 	s.fails("area move north eu --parent eu", exitUsage, "either PARENT or --parent")
 	s.fails("area move north eu --if-revision 1", exitConflict, "revision_mismatch")

@@ -178,6 +178,7 @@ func (m *Machine) write(b *batch) error {
 	began := time.Now()
 	m.reading.Add(1)
 	defer m.reading.Add(-1)
+	m.trimBefore()
 	m.touch()
 	err := m.writeTx(m.base.h.db, b)
 	for errors.Is(err, berrors.ErrMaxSizeReached) && m.mapLimits() {
@@ -251,18 +252,24 @@ func (m *Machine) writeTx(db *bolt.DB, b *batch) (err error) {
 // times their own size, and bbolt holds all pages of a transaction in memory.
 const (
 	maxCommitPages = 32 << 20
+	scattered      = 4 // page bytes for each byte of rows, from which rows count as scattered
 	minFlushBytes  = 2 << 20
 )
 
 // adapt sets the bytes of changes for the next commits from what a row of this one
 // cost: rows that share pages are written in large steps, scattered ones in small
 // ones. What matters is pages by row, since a small commit costs few in any case.
+// Commits of scattered rows are kept to half the pages, because each page that they
+// read brings 64 KiB of the memory map in.
 func (m *Machine) adapt(rows, pages int64) {
 	if rows <= 0 || pages <= 0 {
 		return
 	}
-	now := m.flushAt.Load()
-	next := int64(float64(rows) * maxCommitPages / float64(pages))
+	now, most := m.flushAt.Load(), float64(maxCommitPages)
+	if pages > scattered*rows {
+		most /= 2
+	}
+	next := int64(float64(rows) * most / float64(pages))
 	next = min(next, 4*now, m.cfg.FlushBytes)
 	m.flushAt.Store(max(next, min(minFlushBytes, m.cfg.FlushBytes)))
 }
@@ -272,6 +279,7 @@ func (m *Machine) adapt(rows, pages int64) {
 func (m *Machine) maxLag() int64 { return min(m.cfg.MaxLagBytes, 2*m.flushAt.Load()) }
 
 func (m *Machine) putRows(tx *bolt.Tx, b *batch) error {
+	n := 0
 	for i, t := range b.rows {
 		if t == nil {
 			continue
@@ -280,6 +288,9 @@ func (m *Machine) putRows(tx *bolt.Tx, b *batch) error {
 		bucket.FillPercent = fillPercent
 		var err error
 		t.Scan(func(r row) bool {
+			if n++; n%trimRows == 0 {
+				m.trimAbove(m.trimLimit())
+			}
 			if r.value == nil {
 				err = bucket.Delete(r.key)
 			} else {

@@ -13,7 +13,7 @@ type Config struct {
 	MaxLagBytes   int64         `koanf:"max_lag_bytes" doc:"Bytes of unsaved changes at which applying waits for the state file."`
 	MmapBytes     int64         `koanf:"mmap_bytes" doc:"Address space reserved for the state file, in bytes; it grows beyond at the cost of a remap."`
 	MaxFileBytes  int64         `koanf:"max_file_bytes" doc:"Largest size of the state file in bytes; writes are refused beyond. 0 is no limit."`
-	TrimBytes     int64         `koanf:"trim_bytes" doc:"Resident memory of the process in bytes from which pages of the state file are given back to the system's cache. More is faster when keys are written or read in no order."`
+	TrimBytes     int64         `koanf:"trim_bytes" doc:"Resident memory of the process in bytes from which pages of the state file are given back to the system's cache; 64 MiB more within a commit. More is faster when keys are written or read in no order."`
 	LockTimeout   time.Duration `koanf:"lock_timeout" doc:"How long to wait for another process to let go of the state file."`
 	CloseTimeout  time.Duration `koanf:"close_timeout" doc:"How long closing waits for open read views."`
 }

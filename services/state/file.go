@@ -96,10 +96,13 @@ type handle struct {
 	file     *os.File // bbolt's own, for its size
 	mapBytes int64    // of bbolt's memory map, a lower bound that holds every page
 	mapStart uintptr
+	pageSize int64
 	refs     atomic.Int64
 	closed   chan struct{}
 	err      error  // of closing; valid when closed
 	onClosed func() // set before the machine's own reference goes
+
+	sparing atomic.Bool // single rows are read past the map
 
 	mu    sync.Mutex
 	txs   map[int]int   // open read transactions by transaction id
@@ -210,7 +213,7 @@ func openFile(path string, reg *Registry, cfg *Config, mode Mode, open opener) (
 	}); err != nil {
 		return nil, meta{}, corrupt(path, err)
 	}
-	n.mapStart = n.db.Info().Data
+	n.mapStart, n.pageSize = n.db.Info().Data, int64(n.db.Info().PageSize)
 	n.limit(cfg)
 	return n, m, nil
 }
@@ -335,12 +338,14 @@ func closeQuietly(h *handle) {
 // bbolt's Bucket.Get and Cursor only read on a read-only transaction (their
 // counters are atomic), so any number of goroutines may share it.
 type base struct {
-	h       *handle
-	tx      *bolt.Tx
-	reg     *Registry
-	buckets []atomic.Pointer[bolt.Bucket]
-	cursors []sync.Pool // of *bolt.Cursor, by table: a Get costs no allocation
-	refs    atomic.Int64
+	h        *handle
+	tx       *bolt.Tx
+	reg      *Registry
+	buckets  []atomic.Pointer[bolt.Bucket]
+	cursors  []sync.Pool // of *bolt.Cursor, by table: a Get costs no allocation
+	shapes   []atomic.Pointer[shape]
+	branches atomic.Pointer[[branchSlots]atomic.Pointer[branch]]
+	refs     atomic.Int64
 }
 
 // newBase begins a read transaction; it has one reference.
@@ -349,7 +354,8 @@ func newBase(h *handle, reg *Registry) (*base, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &base{h: h, tx: tx, reg: reg, buckets: make([]atomic.Pointer[bolt.Bucket], len(reg.tables)), cursors: make([]sync.Pool, len(reg.tables))}
+	n := len(reg.tables)
+	b := &base{h: h, tx: tx, reg: reg, buckets: make([]atomic.Pointer[bolt.Bucket], n), cursors: make([]sync.Pool, n), shapes: make([]atomic.Pointer[shape], n)}
 	b.refs.Store(1)
 	return b, nil
 }
@@ -366,6 +372,11 @@ func (b *base) bucket(slot int) *bolt.Bucket {
 
 // get looks one key up.
 func (b *base) get(slot int, key []byte) ([]byte, bool) {
+	if b.h.sparing.Load() {
+		if v, found, ok := b.read(slot, key); ok {
+			return v, found
+		}
+	}
 	c, _ := b.cursors[slot].Get().(*bolt.Cursor)
 	if c == nil {
 		c = b.bucket(slot).Cursor()

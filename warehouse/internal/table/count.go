@@ -71,7 +71,7 @@ func (x *countIndex) Rebuild(r state.Reader) {
 	x.clear()
 	var blocks []block
 	b := block{}
-	r.Scan(TableKV, nil, nil, func(k, v []byte) bool {
+	state.ScanOnce(r, TableKV, func(k, v []byte) bool {
 		if b.keys == blockSplit*3/4 {
 			blocks = append(blocks, b)
 			b = block{first: string(k)}

@@ -1,7 +1,9 @@
 package lease
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"nekoq/services/errs"
@@ -64,15 +66,23 @@ func (s *Service) List(ctx context.Context, from uint64, limit int, c replica.Co
 	return leases, more, nil
 }
 
-// IDs gives the ids of all leases in a view, in order, without those that belong to
-// single keys.
-func IDs(v *state.View) (ids []uint64) {
+// IDs gives the ids of all leases in a view, without those that belong to single keys:
+// the lease that ends first comes first, and of two that end together the older one.
+func IDs(v *state.View) []uint64 {
+	var all []leasetable.Lease
 	leasetable.List(v, 0, func(l leasetable.Lease) bool {
 		if !l.Auto {
-			ids = append(ids, l.ID)
+			all = append(all, l)
 		}
 		return true
 	})
+	slices.SortFunc(all, func(a, b leasetable.Lease) int {
+		return cmp.Or(cmp.Compare(a.Deadline, b.Deadline), cmp.Compare(a.Granted, b.Granted), cmp.Compare(a.ID, b.ID))
+	})
+	ids := make([]uint64, len(all))
+	for i := range all {
+		ids[i] = all[i].ID
+	}
 	return ids
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
@@ -61,5 +62,30 @@ func TestBeatsInOrder(t *testing.T) {
 	}
 	if err := <-sent; err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Leases are listed as etcd lists them: whichever ends first comes first, whatever their
+// ids, and of those with one TTL the older one.
+func TestLeasesAreListedByTheirEnd(t *testing.T) {
+	a := single(t)
+	c := pb.NewLeaseClient(wire(t, a.EtcdAddr().String()))
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for _, l := range []struct{ id, ttl int64 }{{9, 1000}, {1, 5000}, {7, 1000}, {5, 300}, {8, 1000}} {
+		if _, err := c.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: l.id, TTL: l.ttl}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := c.LeaseLeases(ctx, &pb.LeaseLeasesRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []int64
+	for _, l := range r.Leases {
+		got = append(got, l.ID)
+	}
+	if want := []int64{5, 9, 7, 8, 1}; !slices.Equal(got, want) {
+		t.Fatalf("leases %v, want %v", got, want)
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"nekoq/services/grpcserver"
 	"nekoq/warehouse"
 	"nekoq/warehouse/api"
+	"nekoq/warehouse/etcd/internal/table"
 )
 
 // noWatch is the id of a watch that was refused, and of progress for all.
@@ -140,6 +141,7 @@ func (w *watchStream) create(r *pb.WatchCreateRequest) error {
 	if len(r.Key) == 0 {
 		r.Key = []byte{0} // the least key
 	}
+	users, uerr := w.users() // may ask the leader: events are not held up by that
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	// The header's revision is read before the watch begins: a client that resumes
@@ -148,7 +150,7 @@ func (w *watchStream) create(r *pb.WatchCreateRequest) error {
 	if err != nil {
 		return err
 	}
-	rev, reason := w.permitted(r)
+	rev, reason := w.permitted(r, users, uerr)
 	if reason == "" {
 		reason = w.choose(r)
 	}
@@ -170,15 +172,20 @@ func (w *watchStream) create(r *pb.WatchCreateRequest) error {
 	return w.stream.Send(&pb.WatchResponse{Header: h, WatchId: r.WatchId, Created: true})
 }
 
-// permitted gives the auth revision that was looked at, or why not. The range is
-// judged as it was sent: an open end is an open end.
-func (w *watchStream) permitted(r *pb.WatchCreateRequest) (rev uint64, reason string) {
-	if r.StartRevision < 0 {
-		return 0, text(rpctypes.ErrCompacted)
-	}
+// users gives users and roles, as new as the request once auth is on.
+func (w *watchStream) users() (*table.Auth, error) {
 	a, err := w.door.auth(w.ctx)
 	if err == nil && a.Enabled {
 		a, err = w.door.authNow(w.ctx)
+	}
+	return a, err
+}
+
+// permitted gives the auth revision that was looked at, or why not. The range is
+// judged as it was sent: an open end is an open end.
+func (w *watchStream) permitted(r *pb.WatchCreateRequest, a *table.Auth, err error) (rev uint64, reason string) {
+	if r.StartRevision < 0 {
+		return 0, text(rpctypes.ErrCompacted)
 	}
 	if err != nil {
 		return 0, text(err)

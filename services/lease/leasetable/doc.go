@@ -39,6 +39,10 @@
 // keep-alive tells of that one; who must not act on a lease that was revoked demands
 // the fencing token, here as with any lease.
 //
+// All of this measures time by monotonic clocks of running nodes. One that stands still
+// with its machine, as a paused virtual machine may, counts as a node that was cut off
+// and has not noticed: for half a second of its own time a leader may go on so.
+//
 // A stale view would not do. Its clock may stand still on a node that was cut off, so
 // that a lease looks covered there when it has ended. It may say that a lease is not
 // covered, though: that costs a command which may turn out to change nothing.

@@ -229,4 +229,7 @@ func (s *Door) LeaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest) (*pb.L
 // seconds rounds up: a TTL that is left is never 0.
 func seconds(d time.Duration) int64 { return int64(math.Ceil(d.Seconds())) }
 
-func remaining(l warehouse.Leased) int64 { return max(int64(l.Remaining/time.Second), 0) }
+// remaining gives the whole seconds that a lease has left for sure. Its clock goes in
+// steps, so right after the grant it has all of its time by that clock, and yet some of it
+// has passed: as with etcd, what is left is always less than what was granted.
+func remaining(l warehouse.Leased) int64 { return max(int64((l.Remaining-1)/time.Second), 0) }

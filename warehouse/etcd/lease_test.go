@@ -89,3 +89,22 @@ func TestLeasesAreListedByTheirEnd(t *testing.T) {
 		t.Fatalf("leases %v, want %v", got, want)
 	}
 }
+
+// What is left of a lease is less than its TTL from the first moment on, as with etcd:
+// programs compare the two.
+func TestRemainingIsLessThanGranted(t *testing.T) {
+	a := single(t)
+	c := pb.NewLeaseClient(wire(t, a.EtcdAddr().String()))
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if _, err := c.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: 7, TTL: 900}); err != nil {
+		t.Fatal(err)
+	}
+	r, err := c.LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.GrantedTTL != 900 || r.TTL >= r.GrantedTTL || r.TTL < 800 {
+		t.Fatalf("%d of %d s left", r.TTL, r.GrantedTTL)
+	}
+}

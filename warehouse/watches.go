@@ -58,6 +58,12 @@ func (s *Service) NewWatches() *Watches {
 // later change is missed. A revision below the compact revision is no error here:
 // Next gives the compacted error.
 func (ws *Watches) Add(ctx context.Context, id int64, req *api.WatchRequest) error {
+	_, err := ws.AddFrom(ctx, id, req)
+	return err
+}
+
+// AddFrom is Add that gives the revision after which the watch begins.
+func (ws *Watches) AddFrom(ctx context.Context, id int64, req *api.WatchRequest) (from uint64, err error) {
 	m := &member{id: id, set: ws}
 	ws.mu.Lock()
 	_, dup := ws.byID[id]
@@ -68,9 +74,9 @@ func (ws *Watches) Add(ctx context.Context, id int64, req *api.WatchRequest) err
 	ws.mu.Unlock()
 	switch {
 	case closed:
-		return errs.New(errs.Canceled, "the watches are closed")
+		return 0, errs.New(errs.Canceled, "the watches are closed")
 	case dup:
-		return errs.New(errs.AlreadyExists, "watch %d exists already", id)
+		return 0, errs.New(errs.AlreadyExists, "watch %d exists already", id)
 	}
 	w, err := ws.s.newWatcher(req, m.notify)
 	if err == nil {
@@ -91,13 +97,13 @@ func (ws *Watches) Add(ctx context.Context, id int64, req *api.WatchRequest) err
 			w.Close()
 			err = errs.New(errs.Canceled, "the watch was removed")
 		}
-		return err
+		return 0, err
 	}
-	m.w, m.begun = w, true
+	m.w, m.begun, from = w, true, w.From()
 	ws.enqueue(m) // the past, and what came since the subscription
 	ws.mu.Unlock()
 	ws.signal()
-	return nil
+	return from, nil
 }
 
 // notify is called by the hub's dispatcher.

@@ -157,11 +157,15 @@ func (w *watchStream) create(r *pb.WatchCreateRequest) error {
 	if reason != "" {
 		return w.stream.Send(&pb.WatchResponse{Header: h, WatchId: noWatch, Created: true, Canceled: true, CancelReason: reason})
 	}
-	if err := w.set.Add(w.ctx, r.WatchId, watchRequest(r)); err != nil {
+	from, err := w.set.AddFrom(w.ctx, r.WatchId, watchRequest(r))
+	if err != nil {
 		if w.ctx.Err() != nil {
 			return context.Cause(w.ctx)
 		}
 		return w.stream.Send(&pb.WatchResponse{Header: h, WatchId: noWatch, Created: true, Canceled: true, CancelReason: text(grpcError(w.ctx, err))})
+	}
+	if r.StartRevision == 0 { // a client takes what follows the header for complete
+		h = w.door.header(from)
 	}
 	w.door.metrics.watches.Inc()
 	w.watches[r.WatchId] = &watched{key: r.Key, end: r.RangeEnd, rev: rev, fragment: r.Fragment, progress: r.ProgressNotify, quiet: true}

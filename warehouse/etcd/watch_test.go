@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -300,5 +301,52 @@ func TestWatchEvents(t *testing.T) {
 	want := "PUT w/a=1@2, PUT w/a=2@3 was 1, PUT w/b=3@3, DELETE w/a=@4 was 2, DELETE w/b=@4 was 3"
 	if s := strings.Join(got, ", "); s != want {
 		t.Errorf("%s\nwant %s", s, want)
+	}
+}
+
+// A watch of what comes next begins right after the revision of its header, while others
+// write: whoever reads at that revision and then follows the watch misses nothing.
+func TestWatchBeginsAfterItsHeader(t *testing.T) {
+	a := single(t)
+	conn := wire(t, a.EtcdAddr().String())
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	writing, stop := context.WithCancel(ctx)
+	var writers sync.WaitGroup
+	for range 4 {
+		writers.Go(func() {
+			for writing.Err() == nil {
+				_, _ = pb.NewKVClient(conn).Put(writing, &pb.PutRequest{Key: []byte("k"), Value: []byte("v")})
+			}
+		})
+	}
+	defer writers.Wait()
+	defer stop()
+	s, err := pb.NewWatchClient(conn).Watch(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	create := &pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{Key: []byte("k")}}}
+	begins := map[int64]int64{} // by watch: the revision of its header, 0 once its first event came
+	for seen := 0; seen < 200; {
+		if len(begins) == seen {
+			if err := s.Send(create); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := s.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Created {
+			begins[r.WatchId] = r.Header.Revision
+			continue
+		}
+		if at := begins[r.WatchId]; at != 0 {
+			if first := r.Events[0].Kv.ModRevision; first != at+1 {
+				t.Fatalf("watch %d was made at revision %d and begins with %d", r.WatchId, at, first)
+			}
+			begins[r.WatchId], seen = 0, seen+1
+		}
 	}
 }

@@ -307,8 +307,8 @@ func TestWatchEvents(t *testing.T) {
 // A watch of what comes next begins right after the revision of its header, while others
 // write: whoever reads at that revision and then follows the watch misses nothing.
 func TestWatchBeginsAfterItsHeader(t *testing.T) {
-	a := single(t)
-	conn := wire(t, a.EtcdAddr().String())
+	nodes := three(t)
+	conn := wire(t, nodes[0].EtcdAddr().String())
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	writing, stop := context.WithCancel(ctx)
@@ -322,13 +322,20 @@ func TestWatchBeginsAfterItsHeader(t *testing.T) {
 	}
 	defer writers.Wait()
 	defer stop()
-	s, err := pb.NewWatchClient(conn).Watch(ctx)
+	for _, n := range nodes { // two of them follow, and apply a little later
+		beginsAfterHeader(ctx, t, pb.NewWatchClient(wire(t, n.EtcdAddr().String())))
+	}
+}
+
+func beginsAfterHeader(ctx context.Context, t *testing.T, c pb.WatchClient) {
+	t.Helper()
+	s, err := c.Watch(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	create := &pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{Key: []byte("k")}}}
 	begins := map[int64]int64{} // by watch: the revision of its header, 0 once its first event came
-	for seen := 0; seen < 200; {
+	for seen := 0; seen < 100; {
 		if len(begins) == seen {
 			if err := s.Send(create); err != nil {
 				t.Fatal(err)

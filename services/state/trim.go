@@ -30,7 +30,10 @@ func (m *Machine) touch() { signal(m.touched) }
 // and views all bring pages in, and nothing else would take them out. An idle
 // machine does nothing.
 func (m *Machine) trimLoop() {
-	pause := time.NewTimer(time.Hour)
+	// Not a timer with a channel of times: its sender would read the local time zone
+	// after Close, and the replay harness sets that between machines.
+	rested := make(chan struct{}, 1)
+	pause := time.AfterFunc(time.Hour, func() { signal(rested) })
 	pause.Stop()
 	var trimmed time.Time
 	defer pause.Stop()
@@ -50,7 +53,7 @@ func (m *Machine) trimLoop() {
 		select {
 		case <-m.stop:
 			return
-		case <-pause.C:
+		case <-rested:
 		}
 		if m.reading.Load() > 0 || m.openViews.Load() > 0 {
 			m.touch() // begun before, and still at it

@@ -248,29 +248,14 @@ func (m *Machine) writeTx(db *bolt.DB, b *batch) (err error) {
 	return nil
 }
 
-// Page bytes of one commit. Rows whose keys lie far apart cost a page each, ten
-// times their own size, and bbolt holds all pages of a transaction in memory.
-const (
-	maxCommitPages = 32 << 20
-	scattered      = 4 // page bytes for each byte of rows, from which rows count as scattered
-	minFlushBytes  = 2 << 20
-)
-
 // adapt sets the bytes of changes for the next commits from what a row of this one
-// cost: rows that share pages are written in large steps, scattered ones in small
-// ones. What matters is pages by row, since a small commit costs few in any case.
-// Commits of scattered rows are kept to half the pages, because each page that they
-// read brings 64 KiB of the memory map in.
+// cost. What matters is pages by row, since a small commit costs few in any case.
 func (m *Machine) adapt(rows, pages int64) {
 	if rows <= 0 || pages <= 0 {
 		return
 	}
-	now, most := m.flushAt.Load(), float64(maxCommitPages)
-	if pages > scattered*rows {
-		most /= 2
-	}
-	next := int64(float64(rows) * most / float64(pages))
-	next = min(next, 4*now, m.cfg.FlushBytes)
+	held, _ := resident()
+	next := min(m.pace.next(rows, pages, held < m.cfg.TrimBytes), 4*m.flushAt.Load(), m.cfg.FlushBytes)
 	m.flushAt.Store(max(next, min(minFlushBytes, m.cfg.FlushBytes)))
 }
 

@@ -128,6 +128,7 @@ type Machine struct {
 	flushBytes  atomic.Int64
 	openViews   atomic.Int64
 	reading     atomic.Int64 // commits under way, which read all over the file
+	pace        pacer        // of commits; their goroutine's own
 
 	dirty, kick chan struct{} // capacity 1
 	touched     chan struct{} // capacity 1

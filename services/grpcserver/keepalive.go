@@ -87,22 +87,11 @@ func (c *conn) tick() {
 
 // expire ends the requests whose deadline has passed.
 func (c *conn) expire() {
-	now := link.Nano()
 	var late []*stream
 	c.mu.Lock()
-	c.sweep.Fired()
-	next := int64(0)
-	for _, s := range c.streams {
-		switch at := s.DeadlineAt; {
-		case at == 0:
-		case at <= now:
-			late = append(late, s)
-		case next == 0 || at < next:
-			next = at
-		}
-	}
-	if next != 0 && !c.closed {
-		c.sweep.Note(next)
+	if !c.closed {
+		link.Expire(&c.sweep, c.streams, func(s *stream) int64 { return s.DeadlineAt },
+			func(_ uint32, s *stream) { late = append(late, s) })
 	}
 	c.mu.Unlock()
 	for _, s := range late {

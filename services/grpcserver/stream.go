@@ -69,29 +69,12 @@ type stream struct {
 type streamKey struct{}
 
 // The keys under which grpc keeps the metadata of a request, its stream and the address
-// of its client. Their types are those packages' own, so we learn them by asking.
+// of its client.
 var (
-	mdKey        = keyOf(func(ctx context.Context) { metadata.FromIncomingContext(ctx) })
-	transportKey = keyOf(func(ctx context.Context) { grpc.ServerTransportStreamFromContext(ctx) })
-	peerKey      = keyOf(func(ctx context.Context) { peer.FromContext(ctx) })
+	mdKey        = link.KeyOf(func(ctx context.Context) { metadata.FromIncomingContext(ctx) })
+	transportKey = link.KeyOf(func(ctx context.Context) { grpc.ServerTransportStreamFromContext(ctx) })
+	peerKey      = link.KeyOf(func(ctx context.Context) { peer.FromContext(ctx) })
 )
-
-func keyOf(ask func(context.Context)) any {
-	p := &keyProbe{Context: context.Background()}
-	ask(p)
-	return p.key
-}
-
-// keyProbe notes the key it is asked for.
-type keyProbe struct {
-	context.Context
-	key any
-}
-
-func (p *keyProbe) Value(key any) any {
-	p.key = key
-	return nil
-}
 
 // Value implements context.Context.
 func (s *stream) Value(key any) any {

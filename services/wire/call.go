@@ -28,24 +28,8 @@ type call struct {
 	more   chan struct{} // stream: credit came, cap 1
 }
 
-// requestIDKey is the key under which command keeps its value in a context. Its
-// type is that package's own, so we learn it by asking.
-var requestIDKey = func() any {
-	p := &keyProbe{Context: context.Background()}
-	command.RequestIDFrom(p)
-	return p.key
-}()
-
-// keyProbe notes the key it is asked for.
-type keyProbe struct {
-	context.Context
-	key any
-}
-
-func (p *keyProbe) Value(key any) any {
-	p.key = key
-	return nil
-}
+// requestIDKey is the key under which command keeps its value in a context.
+var requestIDKey = link.KeyOf(func(ctx context.Context) { command.RequestIDFrom(ctx) })
 
 func (c *call) Value(key any) any {
 	switch key {

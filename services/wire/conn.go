@@ -491,25 +491,16 @@ func (c *Conn) goaway() {
 
 // expire ends the calls whose deadline has passed.
 func (c *Conn) expire() {
-	now := link.Nano()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.sweep.Fired()
-	next := int64(0)
-	for id, p := range c.calls {
-		switch {
-		case p.deadline == 0:
-		case p.deadline <= now:
-			delete(c.calls, id)
-			p.err = link.ErrLate
-			p.ready <- struct{}{}
-		case next == 0 || p.deadline < next:
-			next = p.deadline
-		}
+	if c.err != nil {
+		return
 	}
-	if next != 0 && c.err == nil {
-		c.sweep.Note(next)
-	}
+	link.Expire(&c.sweep, c.calls, func(p *pending) int64 { return p.deadline }, func(id uint32, p *pending) {
+		delete(c.calls, id)
+		p.err = link.ErrLate
+		p.ready <- struct{}{}
+	})
 	c.leaveLocked()
 }
 

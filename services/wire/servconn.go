@@ -443,22 +443,11 @@ func (sc *servConn) trim() {
 
 // expire ends the calls whose deadline has passed.
 func (sc *servConn) expire() {
-	now := link.Nano()
 	var late []*call
 	sc.mu.Lock()
-	sc.sweep.Fired()
-	next := int64(0)
-	for _, c := range sc.calls {
-		switch {
-		case c.DeadlineAt == 0:
-		case c.DeadlineAt <= now:
-			late = append(late, c)
-		case next == 0 || c.DeadlineAt < next:
-			next = c.DeadlineAt
-		}
-	}
-	if next != 0 && !sc.closed {
-		sc.sweep.Note(next)
+	if !sc.closed {
+		link.Expire(&sc.sweep, sc.calls, func(c *call) int64 { return c.DeadlineAt },
+			func(_ uint32, c *call) { late = append(late, c) })
 	}
 	sc.mu.Unlock()
 	for _, c := range late {

@@ -44,5 +44,22 @@ func (s *Sweeper) Stop() {
 	}
 }
 
-// Fired says that Run runs: it notes again what is still to come.
-func (s *Sweeper) Fired() { s.armed = 0 }
+// Expire is what Run does: it hands late those of all whose deadline (of Nano, 0 for
+// none) has passed, and sees to it that a sweep follows the next. The owner's mutex is
+// held; late may delete from all.
+func Expire[K comparable, T any](s *Sweeper, all map[K]T, deadline func(T) int64, late func(K, T)) {
+	s.armed = 0
+	now, next := Nano(), int64(0)
+	for k, t := range all {
+		switch at := deadline(t); {
+		case at == 0:
+		case at <= now:
+			late(k, t)
+		case next == 0 || at < next:
+			next = at
+		}
+	}
+	if next != 0 {
+		s.Note(next)
+	}
+}

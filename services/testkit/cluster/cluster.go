@@ -524,7 +524,13 @@ const eventuallyLimit = 30 * time.Second
 // Eventually polls until check gives nil.
 func Eventually(tb testing.TB, what string, check func() error) {
 	tb.Helper()
-	limit := time.NewTimer(eventuallyLimit)
+	Within(tb, eventuallyLimit, what, check)
+}
+
+// Within is Eventually with a limit of its own.
+func Within(tb testing.TB, d time.Duration, what string, check func() error) {
+	tb.Helper()
+	limit := time.NewTimer(d)
 	defer limit.Stop()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -536,7 +542,7 @@ func Eventually(tb testing.TB, what string, check func() error) {
 		select {
 		case <-tick.C:
 		case <-limit.C:
-			tb.Fatalf("%s: not within %s: %v", what, eventuallyLimit, err)
+			tb.Fatalf("%s: not within %s: %v", what, d, err)
 		}
 	}
 }

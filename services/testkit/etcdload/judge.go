@@ -9,6 +9,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"nekoq/services/testkit/cluster"
 	"nekoq/services/testkit/history"
 )
 
@@ -19,7 +20,7 @@ func (l *Load) Finish() {
 	l.halt()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
-	until(l.tb, "all leases end", func() error {
+	cluster.Within(l.tb, patience, "all leases end", func() error {
 		one, cancel := context.WithTimeout(ctx, opTimeout)
 		defer cancel()
 		res, err := l.all.Leases(one)
@@ -45,7 +46,7 @@ func (l *Load) Finish() {
 func (l *Load) seeAll(ctx context.Context, head uint64) {
 	l.tb.Helper()
 	asked := time.Now()
-	until(l.tb, "all watches see everything", func() error {
+	cluster.Within(l.tb, patience, "all watches see everything", func() error {
 		var behind *watcher
 		for _, w := range l.watchers {
 			if w.on && w.At() < head {

@@ -21,6 +21,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
+	"nekoq/services/testkit/cluster"
 	"nekoq/services/testkit/history"
 )
 
@@ -146,7 +147,7 @@ func (l *Load) Progress() {
 		want[i] = l.written[i].Load() + 10
 	}
 	held := l.held.Load() + 2
-	until(l.tb, "clients of every node get further", func() error {
+	cluster.Within(l.tb, patience, "clients of every node get further", func() error {
 		for i := range want {
 			if n := l.written[i].Load(); n < want[i] {
 				return fmt.Errorf("%d more writes wanted through node %d", want[i]-n, i+1)
@@ -158,25 +159,6 @@ func (l *Load) Progress() {
 		return nil
 	})
 	l.epoch.Add(1)
-}
-
-func until(tb testing.TB, what string, check func() error) {
-	tb.Helper()
-	limit := time.NewTimer(patience)
-	defer limit.Stop()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-limit.C:
-			tb.Fatalf("%s: not within %s: %v", what, patience, err)
-		}
-	}
 }
 
 // did nothing: etcd says so before it proposes a write.

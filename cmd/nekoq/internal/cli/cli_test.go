@@ -375,10 +375,12 @@ func TestPutTakesBytesFromThreePlaces(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte("from a file\x00"), 0o644))
 	require.Zero(t, run(t, setup{fake: f, stdin: "in\n\xff"}, "kv", "put", "k", "-", "--if-revision", "0").code)
 	require.Zero(t, run(t, setup{fake: f}, "kv", "put", "k", "--file", file, "--ttl", "1m", "--if-revision=7").code)
+	require.Zero(t, run(t, setup{fake: f, stdin: "piped"}, "kv", "put", "k", "--file", "-").code)
 	require.Zero(t, run(t, setup{fake: f}, "kv", "put", "k", "").code)
 	require.Equal(t, []keys.PutRequest{
 		{Key: []byte("k"), Value: []byte("in\n\xff"), If: keys.If(0)},
 		{Key: []byte("k"), Value: []byte("from a file\x00"), If: keys.If(7), TTL: time.Minute},
+		{Key: []byte("k"), Value: []byte("piped")},
 		{Key: []byte("k"), Value: []byte{}},
 	}, f.puts)
 	require.Zero(t, run(t, setup{fake: f}, "kv", "del", "k", "--if-revision=3").code)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -73,22 +72,19 @@ func groupAddress(s string) (area, group string, err error) {
 // contentFlags add --file, and give the content that a command line brings: an
 // argument, - for standard input, or a file.
 func (a *app) contentFlags(cmd *cobra.Command) func(args []string) ([]byte, bool, error) {
-	file := cmd.Flags().String("file", "", "take the content from this file")
+	file := cmd.Flags().String("file", "", "take the content from this file, or for - from the standard input")
 	return func(args []string) ([]byte, bool, error) {
 		switch {
 		case len(args) > 0 && *file != "":
 			return nil, false, errs.Invalid("--file", *file, "either CONTENT or --file")
 		case len(args) > 0 && args[0] == "-":
-			b, err := io.ReadAll(a.Stdin)
-			return b, true, err
+			b, err := a.read("", "-")
+			return b, err == nil, err
 		case len(args) > 0:
 			return []byte(args[0]), true, nil
 		case *file != "":
-			b, err := os.ReadFile(*file)
-			if err != nil {
-				return nil, false, errs.New(errs.InvalidArgument, "--file: %s", err)
-			}
-			return b, true, nil
+			b, err := a.read("--file", *file)
+			return b, err == nil, err
 		}
 		return nil, false, nil
 	}
@@ -456,9 +452,9 @@ func (a *app) confSet() *cobra.Command {
 		if cmd.Flags().Changed("schema") {
 			text := ""
 			if schema != "" {
-				b, err := os.ReadFile(schema)
+				b, err := a.read("--schema", schema)
 				if err != nil {
-					return errs.New(errs.InvalidArgument, "--schema: %s", err)
+					return err
 				}
 				text = string(b)
 			}

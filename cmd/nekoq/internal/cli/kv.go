@@ -86,7 +86,7 @@ func (a *app) kvPut() *cobra.Command {
 	condition := ifRevision(cmd)
 	cmd.Flags().DurationVar(&r.TTL, "ttl", 0, "delete the key after this time, unless it is put again")
 	cmd.Flags().Uint64Var(&r.Lease, "lease", 0, "hang the key on this lease: it is deleted with it")
-	cmd.Flags().StringVar(&file, "file", "", "read the value from a file")
+	cmd.Flags().StringVar(&file, "file", "", "read the value from a file, or for - from the standard input")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		if cmd.Flags().Changed("ttl") && r.TTL <= 0 {
 			return errs.Invalid("--ttl", r.TTL, "a duration above 0, such as 30s")
@@ -117,21 +117,30 @@ func (a *app) value(args []string, file string) ([]byte, error) {
 	case file != "" && len(args) > 0:
 		return nil, errs.New(errs.InvalidArgument, "the value is given twice: as an argument and with --file")
 	case file != "":
-		v, err := os.ReadFile(file)
-		if err != nil {
-			return nil, errs.New(errs.InvalidArgument, "--file: %v", err).Wrap(err)
-		}
-		return v, nil
+		return a.read("--file", file)
 	case len(args) == 0:
 		return nil, errs.New(errs.InvalidArgument, "no value: give it as an argument, - for the standard input, or --file")
 	case args[0] == "-":
-		v, err := io.ReadAll(a.Stdin)
+		return a.read("", "-")
+	}
+	return []byte(args[0]), nil
+}
+
+// read gives the bytes of a file, or for - of the standard input. what is the flag or
+// argument that names it.
+func (a *app) read(what, name string) ([]byte, error) {
+	if name == "-" {
+		b, err := io.ReadAll(a.Stdin)
 		if err != nil {
 			return nil, errs.New(errs.InvalidArgument, "the standard input cannot be read: %v", err).Wrap(err)
 		}
-		return v, nil
+		return b, nil
 	}
-	return []byte(args[0]), nil
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, errs.New(errs.InvalidArgument, "%s: %v", what, err).Wrap(err)
+	}
+	return b, nil
 }
 
 // kvJSON is a key in the words of the REST door; Value goes out as base64.

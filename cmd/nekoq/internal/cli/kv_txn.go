@@ -3,8 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -92,7 +90,7 @@ func (a *app) readTxn(args []string, lines txnLines) (*keys.Txn, error) {
 		return nil, errs.New(errs.InvalidArgument, "the transaction is given twice: in %s, and with --if, --then or --else", args[0])
 	default:
 		var text []byte
-		if text, err = a.readFile(args[0]); err != nil {
+		if text, err = a.read("FILE", args[0]); err != nil {
 			return nil, err
 		}
 		if t, err = parseTxn(text); err == nil {
@@ -106,21 +104,6 @@ func (a *app) readTxn(args []string, lines txnLines) (*keys.Txn, error) {
 		return nil, err
 	}
 	return t.Txn()
-}
-
-func (a *app) readFile(name string) ([]byte, error) {
-	if name == "-" {
-		text, err := io.ReadAll(a.Stdin)
-		if err != nil {
-			return nil, errs.New(errs.InvalidArgument, "the standard input cannot be read: %v", err).Wrap(err)
-		}
-		return text, nil
-	}
-	text, err := os.ReadFile(name)
-	if err != nil {
-		return nil, errs.New(errs.InvalidArgument, "FILE: %v", err).Wrap(err)
-	}
-	return text, nil
 }
 
 // showTxn tells what was carried out, one line an operation.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,26 +20,11 @@ import (
 	"nekoq/warehouse/api"
 )
 
-// soakTime is NEKOQ_SOAK, for how long runs under faults go on beyond every fault
-// once.
-func soakTime(t *testing.T) time.Duration {
-	t.Helper()
-	text := os.Getenv("NEKOQ_SOAK")
-	if text == "" {
-		return 0
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil {
-		t.Fatalf("NEKOQ_SOAK: %v", err)
-	}
-	return d
-}
-
 // Registers, compare-and-set, transactions, locks, elections, leases and watches, all
 // at once and with a compaction going on, over every fault of the schedule. What
 // clients saw is explained by one history.
 func TestSoakEverythingOverFaults(t *testing.T) {
-	soak := soakTime(t)
+	soak := cluster.SoakTime(t)
 	seed := uint64(1)
 	if soak > 0 {
 		seed = uint64(time.Now().UnixNano())

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"nekoq/services/errs"
+	"nekoq/services/testkit/cluster"
 	"nekoq/warehouse"
 	"nekoq/warehouse/api"
 )
@@ -26,7 +27,7 @@ type twins struct {
 // revision: ranges in every order and form with their counts, diffs, hashes and
 // watches. Below it every answer is that it is compacted.
 func TestSoakCompactionChangesNothingButSpace(t *testing.T) {
-	end := time.Now().Add(soakTime(t))
+	end := time.Now().Add(cluster.SoakTime(t))
 	for seed := uint64(1); seed <= 8 || time.Now().Before(end); seed++ {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			tw := &twins{

@@ -2,27 +2,12 @@ package etcd_test
 
 import (
 	"context"
-	"os"
 	"testing"
 	"time"
 
 	"nekoq/services/testkit/cluster"
 	"nekoq/services/testkit/etcdload"
 )
-
-// soak is NEKOQ_SOAK, the time that faults go on; else 0, for each fault once.
-func soak(t *testing.T) time.Duration {
-	t.Helper()
-	text := os.Getenv("NEKOQ_SOAK")
-	if text == "" {
-		return 0
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil {
-		t.Fatalf("NEKOQ_SOAK: %v", err)
-	}
-	return d
-}
 
 // Programs that use the door through etcd's client, while the nodes behind it are
 // killed, cut off and slowed down: what they are told is what etcd promises.
@@ -31,7 +16,7 @@ func TestFaultsBehindTheDoor(t *testing.T) {
 	l := etcdload.Start(t, etcdload.Options{Endpoints: g.addrs, Late: 20 * time.Second})
 	l.Progress()
 	s := cluster.Schedule{
-		Seed: uint64(time.Now().UnixNano()), Client: 0, For: soak(t),
+		Seed: uint64(time.Now().UnixNano()), Client: 0, For: cluster.SoakTime(t),
 		Faults: []cluster.Fault{
 			cluster.KillLeader, cluster.PartitionLeader, cluster.PartitionFollower, cluster.PartitionClient,
 			cluster.SlowLeaderDisk, cluster.SlowFollowerDisk, cluster.RestartAll,

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"testing"
 	"time"
 )
 
@@ -60,6 +62,21 @@ type Schedule struct {
 	// Progress waits until clients have got further. It is called after each fault was
 	// healed, so that none hides behind the next.
 	Progress func(f Fault)
+}
+
+// SoakTime is NEKOQ_SOAK, the time that faults go on beyond each of them once; 0
+// when it is not set.
+func SoakTime(tb testing.TB) time.Duration {
+	tb.Helper()
+	text := os.Getenv("NEKOQ_SOAK")
+	if text == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		tb.Fatalf("NEKOQ_SOAK: %v", err)
+	}
+	return d
 }
 
 // Run carries a schedule out on the test's goroutine and leaves the cluster healed,

@@ -211,7 +211,8 @@ func (r *run) followSet(node int, members []member, first bool) error {
 		q.After = after
 		ctx, stop := r.op()
 		defer stop()
-		return ws.Add(ctx, int64(id), &q)
+		_, err := ws.Add(ctx, int64(id), &q)
+		return err
 	}
 	for id, m := range members {
 		after := m.feed.At()

@@ -60,7 +60,7 @@ func BenchmarkFanOut(b *testing.B) {
 			runtime.GC()
 			runtime.ReadMemStats(&before)
 			for i := range watchers {
-				if err := ws.Add(ctx, int64(i), &api.WatchRequest{Start: []byte("k"), Exact: true, Now: true}); err != nil {
+				if _, err := ws.Add(ctx, int64(i), &api.WatchRequest{Start: []byte("k"), Exact: true, Now: true}); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -188,7 +188,7 @@ func startWatches(ctx context.Context, t *testing.T, kv *warehouse.Service) *ope
 		o.feeds = append(o.feeds, alone, member)
 		w, err := kv.Watch(ctx, &c.q)
 		if err == nil {
-			err = set.Add(ctx, int64(2*i+1), &c.q)
+			_, err = set.Add(ctx, int64(2*i+1), &c.q)
 		}
 		if err != nil {
 			t.Fatal(err)

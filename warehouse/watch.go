@@ -154,24 +154,16 @@ func (w *Watcher) Next(ctx context.Context) (api.WatchBatch, error) {
 		if w.closed {
 			return api.WatchBatch{}, errs.New(errs.Canceled, "the watch is closed")
 		}
-		var b api.WatchBatch
-		var err error
+		next := w.follow
 		if w.behind {
-			b, err = w.catchUp(ctx)
-			if err == nil && len(b.Events) == 0 && w.behind {
-				continue // a long stretch of other keys
-			}
-		} else {
-			b, err = w.follow(ctx)
-			if err == nil && len(b.Events) == 0 && w.behind {
-				continue
-			}
+			next = w.catchUp
 		}
+		b, err := next(ctx)
 		if err != nil {
 			return api.WatchBatch{}, err
 		}
-		if len(b.Events) == 0 && b.Revision == 0 {
-			continue
+		if len(b.Events) == 0 && (w.behind || b.Revision == 0) {
+			continue // the live part was lost, or a long stretch was of other keys
 		}
 		w.s.metrics.events.Add(float64(len(b.Events)))
 		return b, nil
@@ -347,12 +339,6 @@ func event(kind api.EventKind, sub uint32, key []byte, rec *table.Record, prev u
 	return e
 }
 
-// catchUp reads a bounded stretch of the history. At its end the watch is live
-// again.
-func (w *Watcher) catchUp(ctx context.Context) (api.WatchBatch, error) {
-	return w.history(ctx)
-}
-
 // progress tells an idle watch how far it has come: to the newest revision, when no
 // event of it is on the way.
 func (w *Watcher) progress(ctx context.Context) (api.WatchBatch, error) {
@@ -394,7 +380,9 @@ func (s *Service) settled(ctx context.Context) (rev uint64, ok bool, err error) 
 	return v.meta.Revision, found && s.events.Dispatched() >= at, nil
 }
 
-func (w *Watcher) history(ctx context.Context) (api.WatchBatch, error) {
+// catchUp reads a bounded stretch of the history. At its end the watch is live
+// again.
+func (w *Watcher) catchUp(ctx context.Context) (api.WatchBatch, error) {
 	var b api.WatchBatch
 	if err := ctx.Err(); err != nil {
 		return b, err
@@ -445,6 +433,9 @@ func (w *Watcher) stretch(v state.Reader, m table.Meta, b *api.WatchBatch) (last
 			return false
 		}
 		room -= int64(len(e.KV.Key) + len(e.KV.Value) + 64)
+		if e.Prev != nil {
+			room -= int64(len(e.Prev.Value))
+		}
 		b.Events = append(b.Events, e)
 		return true
 	})

@@ -54,16 +54,10 @@ func (s *Service) NewWatches() *Watches {
 	return &Watches{s: s, byID: make(map[int64]*member), wake: make(chan struct{}, 1), look: s.clock.Now().Add(s.cfg.WatchProgress)}
 }
 
-// Add begins a watch under an id that the set does not have. When it returns, no
-// later change is missed. A revision below the compact revision is no error here:
-// Next gives the compacted error.
-func (ws *Watches) Add(ctx context.Context, id int64, req *api.WatchRequest) error {
-	_, err := ws.AddFrom(ctx, id, req)
-	return err
-}
-
-// AddFrom is Add that gives the revision after which the watch begins.
-func (ws *Watches) AddFrom(ctx context.Context, id int64, req *api.WatchRequest) (from uint64, err error) {
+// Add begins a watch under an id that the set does not have, and gives the revision
+// after which it begins: no later change is missed. A revision below the compact
+// revision is no error here: Next gives the compacted error.
+func (ws *Watches) Add(ctx context.Context, id int64, req *api.WatchRequest) (from uint64, err error) {
 	m := &member{id: id, set: ws}
 	ws.mu.Lock()
 	_, dup := ws.byID[id]

@@ -114,7 +114,7 @@ func TestSlowWatchers(t *testing.T) {
 	set, inSet := n.KV.NewWatches(), []*history.Feed{}
 	defer set.Close()
 	for i := range 50 {
-		if err := set.Add(ctx, int64(i), &api.WatchRequest{Now: true}); err != nil {
+		if _, err := set.Add(ctx, int64(i), &api.WatchRequest{Now: true}); err != nil {
 			t.Fatal(err)
 		}
 		inSet = append(inSet, history.NewFeed(fmt.Sprint("in a set ", i), 0, nil))
@@ -157,7 +157,7 @@ func TestSlowWatchers(t *testing.T) {
 		}
 	}
 	for i, f := range inSet {
-		if err := set.Add(ctx, int64(100+i), &api.WatchRequest{After: f.At()}); err != nil {
+		if _, err := set.Add(ctx, int64(100+i), &api.WatchRequest{After: f.At()}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -32,7 +32,8 @@ func TestHistoryIsReadInStretchesBetweenOtherWork(t *testing.T) {
 	defer set.Close()
 	calls := 0
 	set.OnIdle(func() { calls++ })
-	require.NoError(t, set.Add(ctx, 1, &api.WatchRequest{Exact: true, Start: []byte("mine"), From: 1}))
+	_, err = set.Add(ctx, 1, &api.WatchRequest{Exact: true, Start: []byte("mine"), From: 1})
+	require.NoError(t, err)
 	step, err := set.Next(ctx)
 	require.NoError(t, err)
 	require.NoError(t, step.Err)

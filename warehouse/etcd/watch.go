@@ -157,7 +157,7 @@ func (w *watchStream) create(r *pb.WatchCreateRequest) error {
 	if reason != "" {
 		return w.stream.Send(&pb.WatchResponse{Header: h, WatchId: noWatch, Created: true, Canceled: true, CancelReason: reason})
 	}
-	from, err := w.set.AddFrom(w.ctx, r.WatchId, watchRequest(r))
+	from, err := w.set.Add(w.ctx, r.WatchId, watchRequest(r))
 	if err != nil {
 		if w.ctx.Err() != nil {
 			return context.Cause(w.ctx)

@@ -281,7 +281,7 @@ func testManyWatches(t *testing.T, nodes []*Node) {
 	add := func(id int64, r api.WatchRequest) {
 		t.Helper()
 		r.Start, r.End = []byte("m/"), []byte("m0")
-		if err := ws.Add(ctx, id, &r); err != nil {
+		if _, err := ws.Add(ctx, id, &r); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -290,7 +290,7 @@ func testManyWatches(t *testing.T, nodes []*Node) {
 	}
 	add(100, api.WatchRequest{From: start + writes}) // ahead of the store
 	add(101, api.WatchRequest{Now: true, NoPut: true})
-	if err := ws.Add(ctx, 101, &api.WatchRequest{Start: []byte("m/")}); !errs.Has(err, errs.AlreadyExists) {
+	if _, err := ws.Add(ctx, 101, &api.WatchRequest{Start: []byte("m/")}); !errs.Has(err, errs.AlreadyExists) {
 		t.Fatalf("an id twice: %v", err)
 	}
 	var wg sync.WaitGroup

@@ -139,6 +139,9 @@ func (s *Service) DeleteRange(ctx context.Context, op *api.DeleteOp) (api.Delete
 	return out, nil
 }
 
+// CheckKeys refuses a transaction that could write a key twice, as Txn does.
+func CheckKeys(t *api.Txn) error { return table.CheckKeys(t) }
+
 // Txn carries a transaction out. Without a put or delete in it, it is a read.
 func (s *Service) Txn(ctx context.Context, t *api.Txn) (api.TxnResult, error) {
 	s.metrics.txns.Inc()

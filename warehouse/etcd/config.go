@@ -14,7 +14,7 @@ import (
 type Config struct {
 	Listen                string        `koanf:"listen" doc:"Address (host:port) of the etcd v3 door. Empty is off."`
 	MaxRequestBytes       int64         `koanf:"max_request_bytes" doc:"Largest request that writes, in bytes; a larger one is refused as too large."`
-	MaxTxnOps             int           `koanf:"max_txn_ops" doc:"Operations in a transaction, nested ones included."`
+	MaxTxnOps             int           `koanf:"max_txn_ops" doc:"Operations in a transaction, nested ones included; warehouse.max_txn_ops bounds them too."`
 	MaxConcurrentStreams  int64         `koanf:"max_concurrent_streams" doc:"Requests and streams open at once on one connection."`
 	KeepaliveMinTime      time.Duration `koanf:"keepalive_min_time" doc:"Shortest pause between the pings of a client; one that pings more often is disconnected."`
 	KeepaliveInterval     time.Duration `koanf:"keepalive_interval" doc:"Pause after which the server pings an idle client."`

@@ -19,6 +19,8 @@ var byCode = map[errs.Code]error{
 	errs.FutureRevision:   rpctypes.ErrGRPCFutureRev,
 	errs.LeaseNotFound:    rpctypes.ErrGRPCLeaseNotFound,
 	errs.TooLarge:         rpctypes.ErrGRPCRequestTooLarge,
+	errs.TooManyOps:       rpctypes.ErrGRPCTooManyOps,
+	errs.DuplicateKey:     rpctypes.ErrGRPCDuplicateKey,
 	errs.TooManyRequests:  rpctypes.ErrGRPCRequestTooManyRequests,
 	errs.Exhausted:        rpctypes.ErrGRPCNoSpace,
 	errs.QuotaExceeded:    rpctypes.ErrGRPCNoSpace,

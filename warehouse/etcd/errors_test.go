@@ -25,6 +25,8 @@ func TestErrors(t *testing.T) {
 		{errs.FutureRevision, codes.OutOfRange, "etcdserver: mvcc: required revision is a future revision"},
 		{errs.LeaseNotFound, codes.NotFound, "etcdserver: requested lease not found"},
 		{errs.TooLarge, codes.InvalidArgument, "etcdserver: request is too large"},
+		{errs.TooManyOps, codes.InvalidArgument, "etcdserver: too many operations in txn request"},
+		{errs.DuplicateKey, codes.InvalidArgument, "etcdserver: duplicate key given in txn request"},
 		{errs.TooManyRequests, codes.ResourceExhausted, "etcdserver: too many requests"},
 		{errs.Exhausted, codes.ResourceExhausted, "etcdserver: mvcc: database space exceeded"},
 		{errs.StorageFull, codes.ResourceExhausted, "etcdserver: mvcc: database space exceeded"},

@@ -1,15 +1,14 @@
 package etcd
 
 import (
-	"bytes"
 	"context"
-	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/protobuf/proto"
 
 	"nekoq/services/auth"
+	"nekoq/warehouse"
 	"nekoq/warehouse/api"
 )
 
@@ -19,19 +18,17 @@ func (s *Door) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, erro
 	if err := checkTxn(r, s.cfg.MaxTxnOps); err != nil {
 		return nil, err
 	}
-	for _, ops := range [...][]*pb.RequestOp{r.Success, r.Failure} {
-		if _, err := checkOverlap(ops); err != nil {
-			return nil, err
-		}
-	}
-	if !readOnly(r) && int64(proto.Size(r)) > s.cfg.MaxRequestBytes {
-		return nil, rpctypes.ErrGRPCRequestTooLarge
-	}
 	t, err := txnOf(r)
 	if err != nil {
 		return nil, err
 	}
+	if err := warehouse.CheckKeys(t); err != nil {
+		return nil, grpcError(ctx, err)
+	}
 	reads := readOnly(r)
+	if !reads && int64(proto.Size(r)) > s.cfg.MaxRequestBytes {
+		return nil, rpctypes.ErrGRPCRequestTooLarge
+	}
 	var res api.TxnResult
 	x, err := s.access(ctx, reads && !serializable(r))
 	x.fresh = x.fresh || reads
@@ -89,116 +86,6 @@ func checkOp(op *pb.RequestOp, left int) error {
 		return checkTxn(o.RequestTxn, left)
 	}
 	return rpctypes.ErrGRPCKeyNotFound
-}
-
-// written is what one list of operations writes: keys put, and spans deleted.
-type written struct {
-	puts map[string]struct{}
-	dels []api.Span
-}
-
-// checkOverlap refuses a key that is put twice, or put and deleted. The two branches
-// of one nested transaction exclude each other, so they may put the same key.
-func checkOverlap(ops []*pb.RequestOp) (written, error) {
-	if n := len(ops); n == 0 || n == 1 && ops[0].GetRequestTxn() == nil && ops[0].GetRequestPut() == nil && ops[0].GetRequestDeleteRange() == nil {
-		return written{}, nil
-	}
-	w := written{puts: map[string]struct{}{}}
-	for _, op := range ops {
-		if d := op.GetRequestDeleteRange(); d != nil {
-			w.dels = append(w.dels, api.Span{Key: d.Key, End: d.RangeEnd})
-		}
-	}
-	for _, op := range ops {
-		if t := op.GetRequestTxn(); t != nil {
-			if err := w.nested(t); err != nil {
-				return w, err
-			}
-		}
-	}
-	deleted := newCover(w.dels)
-	for _, op := range ops {
-		if p := op.GetRequestPut(); p != nil {
-			if err := w.put(string(p.Key), deleted); err != nil {
-				return w, err
-			}
-		}
-	}
-	return w, nil
-}
-
-func (w *written) put(key string, deleted cover) error {
-	if _, twice := w.puts[key]; twice || deleted.has([]byte(key)) {
-		return rpctypes.ErrGRPCDuplicateKey
-	}
-	w.puts[key] = struct{}{}
-	return nil
-}
-
-func (w *written) nested(t *pb.TxnRequest) error {
-	yes, err := checkOverlap(t.Success)
-	if err != nil {
-		return err
-	}
-	no, err := checkOverlap(t.Failure)
-	if err != nil {
-		return err
-	}
-	deleted := newCover(w.dels)
-	for k := range yes.puts {
-		if err := w.put(k, deleted); err != nil {
-			return err
-		}
-	}
-	for k := range no.puts {
-		if _, both := yes.puts[k]; both {
-			continue
-		}
-		if err := w.put(k, deleted); err != nil {
-			return err
-		}
-	}
-	w.dels = append(append(w.dels, yes.dels...), no.dels...)
-	return nil
-}
-
-// cover is a set of spans, sorted and merged, so that a look-up costs a binary
-// search however many deletes a transaction has.
-type cover []bounds
-
-type bounds struct{ start, end []byte } // end nil is no bound
-
-func newCover(spans []api.Span) cover {
-	if len(spans) == 0 {
-		return nil
-	}
-	all := make([]bounds, 0, len(spans))
-	for _, s := range spans {
-		start, end := s.Bounds()
-		all = append(all, bounds{start, end})
-	}
-	slices.SortFunc(all, func(a, b bounds) int { return bytes.Compare(a.start, b.start) })
-	out := all[:1]
-	for _, b := range all[1:] {
-		last := &out[len(out)-1]
-		switch {
-		case last.end == nil:
-			return out
-		case bytes.Compare(b.start, last.end) > 0:
-			out = append(out, b)
-		case b.end == nil || bytes.Compare(b.end, last.end) > 0:
-			last.end = b.end
-		}
-	}
-	return out
-}
-
-func (c cover) has(key []byte) bool {
-	at, exact := slices.BinarySearchFunc(c, key, func(b bounds, k []byte) int { return bytes.Compare(b.start, k) })
-	if !exact {
-		at--
-	}
-	return at >= 0 && (c[at].end == nil || bytes.Compare(key, c[at].end) < 0)
 }
 
 func readOnly(r *pb.TxnRequest) bool {

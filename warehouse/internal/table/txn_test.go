@@ -3,6 +3,7 @@ package table
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -358,6 +359,7 @@ func TestTxnForm(t *testing.T) {
 		{api.Txn{Then: []api.Op{nested(del("a", "b")), put("a", "")}}, errs.DuplicateKey},
 		{api.Txn{Then: []api.Op{{Txn: &api.Txn{Then: []api.Op{put("a", "")}, Else: []api.Op{put("a", "")}}}}}, ""},
 		{api.Txn{Then: []api.Op{nested(put("a", "")), nested(put("a", ""))}}, errs.DuplicateKey},
+		{api.Txn{Then: []api.Op{nested(put("a", ""), put("a", ""))}}, errs.DuplicateKey},
 		{api.Txn{Then: []api.Op{get("a"), get("b"), get("c"), get("d")}}, errs.TooManyOps},
 		{api.Txn{Then: []api.Op{get("a"), nested(get("b"), get("c"))}}, errs.TooManyOps},
 		{api.Txn{Then: []api.Op{nested(get("b"), get("c"))}}, ""},
@@ -366,6 +368,33 @@ func TestTxnForm(t *testing.T) {
 			t.Errorf("transaction %d: %v, want %q", i, err, c.code)
 		}
 	}
+}
+
+// A cover holds the keys that one of its spans holds, whichever way those overlap.
+func TestCover(t *testing.T) {
+	key := rapid.StringOfN(rapid.RuneFrom([]rune("ab")), 1, 3, -1)
+	rapid.Check(t, func(rt *rapid.T) {
+		var spans []api.Span
+		for range rapid.IntRange(0, 6).Draw(rt, "spans") {
+			s := api.One([]byte(key.Draw(rt, "start")))
+			switch rapid.IntRange(0, 8).Draw(rt, "kind") {
+			case 0:
+				s = api.FromKey(s.Key)
+			case 1, 2: // one key
+			default:
+				s.End = []byte(key.Draw(rt, "end")) // perhaps before the start
+			}
+			spans = append(spans, s)
+		}
+		k := key.Draw(rt, "key")
+		want := slices.ContainsFunc(spans, func(s api.Span) bool {
+			start, end := s.Bounds()
+			return k >= string(start) && (end == nil || k < string(end))
+		})
+		if newCover(spans).has(k) != want {
+			rt.Fatalf("%q in %q: want %v", k, spans, want)
+		}
+	})
 }
 
 // What is refused within a transaction refuses all of it.

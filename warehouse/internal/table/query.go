@@ -2,6 +2,7 @@ package table
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"sort"
 
@@ -166,11 +167,11 @@ func sortItems(items []api.KV, req *api.RangeRequest) {
 	by := func(a, b *api.KV) int {
 		switch req.SortBy {
 		case api.SortByVersion:
-			return order(a.Version, b.Version)
+			return cmp.Compare(a.Version, b.Version)
 		case api.SortByCreate:
-			return order(a.CreateRevision, b.CreateRevision)
+			return cmp.Compare(a.CreateRevision, b.CreateRevision)
 		case api.SortByMod:
-			return order(a.ModRevision, b.ModRevision)
+			return cmp.Compare(a.ModRevision, b.ModRevision)
 		case api.SortByValue:
 			return bytes.Compare(a.Value, b.Value)
 		}
@@ -183,16 +184,6 @@ func sortItems(items []api.KV, req *api.RangeRequest) {
 		}
 		return c < 0
 	})
-}
-
-func order(a, b uint64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // maxRecount bounds the log rows that are read to correct a count for an older
@@ -244,20 +235,13 @@ func (q *Query) Count(start, end []byte, rev uint64) (uint64, error) {
 		}
 		return true
 	})
-	if err != nil || bad != nil {
-		return 0, firstError(err, bad)
+	if err = cmp.Or(err, bad); err != nil {
+		return 0, err
 	}
 	if left < 0 {
 		return q.countWalk(start, end, rev)
 	}
 	return uint64(int64(n) + change), nil
-}
-
-func firstError(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
 }
 
 func (q *Query) countNow(start, end []byte) (n uint64, err error) {

@@ -20,7 +20,7 @@ build: ## build bin/nekoq
 run: ## run LocalSwitch: one process, everything on, loopback only
 	$(GO) run -ldflags '$(LDFLAGS)' ./cmd/nekoq serve
 
-deps: ## install what the tests need from the system's packages (a C compiler for -race)
+deps: ## install what the tests need from the system's packages (a C compiler for -race, etcdctl)
 	@./.ci/deps
 
 test: deps ## run every test of a fresh machine: static checks, unit, replay, conformance, clusters, the built binary

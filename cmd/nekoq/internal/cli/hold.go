@@ -160,9 +160,9 @@ func (a *app) hold(cmd *cobra.Command, h *held, f *holdFlags, name string, comma
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM)
 	defer stop()
 	return a.patiently(func(b Backend) error {
-		s, ok := b.(Store)
-		if !ok {
-			return errs.New(errs.Unimplemented, "this client has no %s", cmd.CommandPath())
+		s, err := storeOf(cmd, b)
+		if err != nil {
+			return err
 		}
 		first, cancel := context.WithTimeout(ctx, a.timeout)
 		session, err := s.Leases().Session(first, f.ttl)

@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"nekoq/client"
-	"nekoq/services/errs"
 )
 
 type claimJSON struct {
@@ -72,9 +71,9 @@ func (a *app) kvClaims(one, many, more string, look func(ctx context.Context, s 
 // observeClaim prints one line for each state.
 func (a *app) observeClaim(cmd *cobra.Command, name string, count int, observe func(ctx context.Context, s Store, name string) (*client.Observation, error)) error {
 	return a.connected(func(b Backend) error {
-		s, ok := b.(Store)
-		if !ok {
-			return errs.New(errs.Unimplemented, "this client has no %s", cmd.CommandPath())
+		s, err := storeOf(cmd, b)
+		if err != nil {
+			return err
 		}
 		ctx := cmd.Context()
 		o, err := observe(ctx, s, name)
@@ -125,9 +124,9 @@ until interrupted. Nothing is lost or told twice, over the loss of servers too.`
 	cmd.Flags().IntVarP(&count, "count", "n", 0, "end after this many lines; 0 for never")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return a.connected(func(b Backend) error {
-			s, ok := b.(Store)
-			if !ok {
-				return errs.New(errs.Unimplemented, "this client has no %s", cmd.CommandPath())
+			s, err := storeOf(cmd, b)
+			if err != nil {
+				return err
 			}
 			ctx := cmd.Context()
 			w, err := s.KV().WatchFolder(ctx, args[0])

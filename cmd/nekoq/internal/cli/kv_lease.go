@@ -126,9 +126,9 @@ func (a *app) kvKeepAlive(show func(client.LeaseInfo, error) error) *cobra.Comma
 			return a.store(cmd, func(ctx context.Context, s Store) error { return show(s.Leases().KeepAlive(ctx, id)) })
 		}
 		return a.patiently(func(b Backend) error {
-			s, ok := b.(Store)
-			if !ok {
-				return errs.New(errs.Unimplemented, "this client has no %s", cmd.CommandPath())
+			s, err := storeOf(cmd, b)
+			if err != nil {
+				return err
 			}
 			return keepOn(cmd.Context(), s.Leases(), id, a.timeout)
 		})

@@ -20,12 +20,20 @@ type Store interface {
 	Elections() *client.Elections
 }
 
+func storeOf(cmd *cobra.Command, b Backend) (Store, error) {
+	s, ok := b.(Store)
+	if !ok {
+		return nil, errs.New(errs.Unimplemented, "this client has no %s", cmd.CommandPath())
+	}
+	return s, nil
+}
+
 // store runs fn with the client's warehouse.
 func (a *app) store(cmd *cobra.Command, fn func(ctx context.Context, s Store) error) error {
 	return a.online(cmd, func(ctx context.Context, b Backend) error {
-		s, ok := b.(Store)
-		if !ok {
-			return errs.New(errs.Unimplemented, "this client has no %s", cmd.CommandPath())
+		s, err := storeOf(cmd, b)
+		if err != nil {
+			return err
 		}
 		return fn(ctx, s)
 	})

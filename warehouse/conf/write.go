@@ -8,6 +8,7 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"nekoq/services/command"
 	"nekoq/services/errs"
 	"nekoq/services/state"
 	areasapi "nekoq/warehouse/areas/api"
@@ -50,10 +51,18 @@ func (s *Service) bring(ctx context.Context, op table.Op, typ string, b []byte) 
 		op.Content, op.Bytes, op.Under = &c, b, &under
 		item, err := s.one(ctx, op)
 		if try < 3 && errs.Has(err, errs.Conflict) {
+			ctx = onceMore(ctx)
 			continue
 		}
 		return item, err
 	}
+}
+
+// onceMore is for a change that was refused and is proposed anew: under its request id
+// it would get the first answer again. Such a change may be carried out twice when its
+// answer is lost, which leaves the same content.
+func onceMore(ctx context.Context) context.Context {
+	return command.NewContext(ctx, command.RequestID{})
 }
 
 // prepare checks a content that is to be written and describes it. It tells the hash
@@ -172,7 +181,8 @@ func (s *Service) stored(ctx context.Context, op table.Op, find func(v *state.Vi
 		}
 		item, err := s.one(ctx, op)
 		if asked == nil && try < 3 && errs.Has(err, errs.RevisionMismatch) {
-			continue // changed since it was looked at
+			ctx = onceMore(ctx) // changed since it was looked at
+			continue
 		}
 		return item, err
 	}
@@ -290,6 +300,7 @@ func (s *Service) Settings(ctx context.Context, r api.SettingsRequest) (*api.Ite
 		}
 		item, err := s.one(ctx, op)
 		if r.IfRevision == nil && try < 3 && errs.Has(err, errs.RevisionMismatch) {
+			ctx = onceMore(ctx)
 			continue
 		}
 		return item, err

@@ -30,18 +30,23 @@ func KeyOf(kv *api.KV) *Key {
 	}
 	k := &Key{
 		Key: string(kv.Key), Value: kv.Value, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version,
-		Created: time.Unix(0, kv.Created).UTC(), Modified: time.Unix(0, kv.Modified).UTC(), Actor: kv.Actor, StoreRevision: kv.StoreRevision,
+		Lease: LeaseText(kv.Lease), Created: time.Unix(0, kv.Created).UTC(), Modified: time.Unix(0, kv.Modified).UTC(), Actor: kv.Actor, StoreRevision: kv.StoreRevision,
 	}
 	if !utf8.Valid(kv.Key) {
 		k.KeyBytes = kv.Key
-	}
-	if kv.Lease != 0 {
-		k.Lease = strconv.FormatUint(kv.Lease, 10)
 	}
 	if k.Value == nil {
 		k.Value = []byte{}
 	}
 	return k
+}
+
+// LeaseText is the id of a lease in an answer, "" for none.
+func LeaseText(id uint64) string {
+	if id == 0 {
+		return ""
+	}
+	return strconv.FormatUint(id, 10)
 }
 
 // KeysOf is KeyOf of each.
@@ -98,20 +103,13 @@ func ResultOf(t *api.TxnResult) *Result {
 		o, r := &t.Ops[i], &out.Results[i]
 		switch {
 		case o.Put != nil:
-			p := &PutAnswer{}
-			p.Revision, p.CreateRevision, p.Version, p.Prev = o.Put.Revision, o.Put.CreateRevision, o.Put.Version, KeyOf(o.Put.Prev)
-			if o.Put.Lease != 0 {
-				p.Lease = strconv.FormatUint(o.Put.Lease, 10)
+			r.Put = &PutAnswer{
+				Revision: o.Put.Revision, CreateRevision: o.Put.CreateRevision, Version: o.Put.Version, Lease: LeaseText(o.Put.Lease), Prev: KeyOf(o.Put.Prev),
 			}
-			r.Put = p
 		case o.Delete != nil:
-			d := &DeleteAnswer{}
-			d.Deleted, d.Prev = o.Delete.Deleted, KeysOf(o.Delete.Prev)
-			r.Delete = d
+			r.Delete = &DeleteAnswer{Deleted: o.Delete.Deleted, Prev: KeysOf(o.Delete.Prev)}
 		case o.Range != nil:
-			g := &RangeAnswer{}
-			g.Items, g.Count, g.More = KeysOf(o.Range.Items), o.Range.Count, o.Range.More
-			r.Range = g
+			r.Range = &RangeAnswer{Items: KeysOf(o.Range.Items), Count: o.Range.Count, More: o.Range.More}
 		case o.Txn != nil:
 			r.Txn = ResultOf(o.Txn)
 		}

@@ -206,11 +206,8 @@ func claimAnswer(c api.Claim, err error) (*claimOut, error) {
 		return nil, err
 	}
 	out := &claimOut{Body: Claim{
-		Held: c.Held, Holder: c.Holder, Token: c.Token, OwnToken: c.Own, Waiting: append([]string{}, c.Waiting...), Revision: c.Revision,
+		Held: c.Held, Holder: c.Holder, Token: c.Token, Lease: form.LeaseText(c.Lease), OwnToken: c.Own, Waiting: append([]string{}, c.Waiting...), Revision: c.Revision,
 	}}
-	if c.Lease != 0 {
-		out.Body.Lease = strconv.FormatUint(c.Lease, 10)
-	}
 	if c.Token != 0 {
 		at := time.Unix(0, c.Since).UTC()
 		out.Body.Since = &at

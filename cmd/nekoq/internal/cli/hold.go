@@ -15,6 +15,7 @@ import (
 
 	"nekoq/client"
 	"nekoq/services/errs"
+	"nekoq/warehouse/form"
 )
 
 // Locks and elections that are held as long as a command of the shell runs.
@@ -233,7 +234,7 @@ func (a *app) tellHeld(h *held, name, holder string, l *client.Lock, on *client.
 		w = a.Stderr
 	}
 	if a.output == "json" {
-		return a.lineTo(w, heldJSON{Name: name, Holder: holder, Token: l.Token, Lease: leaseText(on.ID())})
+		return a.lineTo(w, heldJSON{Name: name, Holder: holder, Token: l.Token, Lease: form.LeaseText(on.ID())})
 	}
 	if command {
 		_, err := fmt.Fprintf(w, "nekoq: %s %s is ours under token %d\n", h.what, name, l.Token)

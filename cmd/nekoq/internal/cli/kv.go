@@ -12,6 +12,7 @@ import (
 
 	"nekoq/services/errs"
 	keys "nekoq/warehouse/api"
+	"nekoq/warehouse/form"
 )
 
 // valueWidth bounds a value in a table, in runes.
@@ -59,15 +60,8 @@ type writeJSON struct {
 func written(key string, w keys.WriteResult) writeJSON {
 	return writeJSON{
 		Key: key, ModRevision: w.Revision, CreateRevision: w.CreateRevision, Version: w.Version,
-		Lease: leaseText(w.Lease), PrevRevision: w.PrevRevision, StoreRevision: w.StoreRevision,
+		Lease: form.LeaseText(w.Lease), PrevRevision: w.PrevRevision, StoreRevision: w.StoreRevision,
 	}
-}
-
-func leaseText(id uint64) string {
-	if id == 0 {
-		return ""
-	}
-	return fmt.Sprint(id)
 }
 
 func (a *app) kvPut() *cobra.Command {
@@ -162,7 +156,7 @@ type kvJSON struct {
 func keyJSON(kv keys.KV, value bool) kvJSON {
 	out := kvJSON{
 		Key: string(kv.Key), Deleted: kv.Deleted, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision,
-		Version: kv.Version, Lease: leaseText(kv.Lease), Created: stamp(kv.Created), Modified: stamp(kv.Modified),
+		Version: kv.Version, Lease: form.LeaseText(kv.Lease), Created: stamp(kv.Created), Modified: stamp(kv.Modified),
 		Actor: kv.Actor, StoreRevision: kv.StoreRevision,
 	}
 	if !isText(kv.Key) {

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"nekoq/client"
+	"nekoq/warehouse/form"
 )
 
 type claimJSON struct {
@@ -19,7 +20,7 @@ type claimJSON struct {
 }
 
 func claimOf(c *client.Claim) claimJSON {
-	out := claimJSON{Holder: c.Holder, Token: c.Token, Lease: leaseText(c.Lease), Waiting: append([]string{}, c.Waiting...)}
+	out := claimJSON{Holder: c.Holder, Token: c.Token, Lease: form.LeaseText(c.Lease), Waiting: append([]string{}, c.Waiting...)}
 	if c.Token != 0 {
 		out.Since = stamp(c.Since)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"nekoq/client"
 	"nekoq/services/errs"
+	"nekoq/warehouse/form"
 )
 
 type leaseJSON struct {
@@ -79,7 +80,7 @@ func (a *app) kvLease() *cobra.Command {
 			}
 			out := make([]string, len(ids))
 			for i, id := range ids {
-				out[i] = leaseText(id)
+				out[i] = form.LeaseText(id)
 			}
 			return a.emit(map[string]any{"leases": out}, func(t *table) {
 				for _, id := range out {
@@ -95,7 +96,7 @@ func (a *app) kvLease() *cobra.Command {
 			if err := l.Revoke(ctx, id); err != nil {
 				return err
 			}
-			return a.emit(map[string]string{"id": leaseText(id)}, func(t *table) { t.row(fmt.Sprintf("lease %d is revoked, and its keys are deleted", id)) })
+			return a.emit(map[string]string{"id": form.LeaseText(id)}, func(t *table) { t.row(fmt.Sprintf("lease %d is revoked, and its keys are deleted", id)) })
 		}),
 	)
 	return cmd

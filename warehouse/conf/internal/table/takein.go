@@ -95,7 +95,7 @@ func checkParts(o *Op) error {
 		bad := p.Content == nil && p.Kind != api.PartHistory || p.Kind == api.PartHistory && p.Release == nil ||
 			p.Kind == api.PartScheduled && p.At == nil || p.Kind == api.PartGray && p.Rule == nil
 		if bad {
-			return fmt.Errorf("conf: part %s of %s without what it needs", strconv.Itoa(i), o.Path())
+			return fmt.Errorf("conf: part %d of %s without what it needs", i, o.Path())
 		}
 	}
 	return nil

@@ -43,12 +43,16 @@ func visible(start, end []byte, part func(start, end []byte) error) error {
 	return err
 }
 
+// system tells whether a range lies wholly among the system's keys, and so sees them.
+func system(start, end []byte) bool {
+	return bytes.HasPrefix(start, systemPrefix) && end != nil && bytes.Compare(end, systemEnd) <= 0
+}
+
 func splitVisible(start, end []byte, part func(start, end []byte) error) error {
 	if end != nil && bytes.Compare(start, end) >= 0 {
 		return nil
 	}
-	inside := bytes.HasPrefix(start, systemPrefix) && end != nil && bytes.Compare(end, systemEnd) <= 0
-	if inside || bytes.Compare(start, systemEnd) >= 0 || (end != nil && bytes.Compare(end, systemPrefix) <= 0) {
+	if system(start, end) || bytes.Compare(start, systemEnd) >= 0 || (end != nil && bytes.Compare(end, systemPrefix) <= 0) {
 		return part(start, end)
 	}
 	if bytes.Compare(start, systemPrefix) < 0 {
@@ -215,7 +219,7 @@ func (q *Query) Count(start, end []byte, rev uint64) (uint64, error) {
 		if bytes.Compare(l.Key, start) < 0 || (end != nil && bytes.Compare(l.Key, end) >= 0) {
 			return true
 		}
-		if bytes.HasPrefix(l.Key, systemPrefix) && !bytes.HasPrefix(start, systemPrefix) {
+		if bytes.HasPrefix(l.Key, systemPrefix) && !system(start, end) {
 			return true
 		}
 		if _, ok := seen[string(l.Key)]; ok {

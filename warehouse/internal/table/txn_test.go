@@ -635,3 +635,32 @@ func (r *countingReader) Scan(t state.TableID, start, end []byte, fn func(k, v [
 		return fn(k, v)
 	})
 }
+
+// The count at an older revision is that of a walk, also where the range begins among
+// the system's keys and goes on behind them.
+func TestCountOfThePast(t *testing.T) {
+	s := openStore(t)
+	for _, k := range []string{"/_sys/b", "/a", "/b", "0"} {
+		if _, err := s.put(PutCommand{Key: []byte(k), IfRevision: AnyRevision}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v := s.m.View()
+	defer v.Release()
+	q := Query{R: v, Meta: s.meta(), Counts: FrozenCounts(v)}
+	for _, start := range []string{"", "/", "/_sys/", "/_sys/a", "/_sys/z", "/b"} {
+		for _, end := range []string{"/_sys/c", "/_sys0", "/b", "z", ""} {
+			to := []byte(end)
+			if end == "" {
+				to = nil
+			}
+			for rev := uint64(1); rev <= q.Meta.Revision; rev++ {
+				got, err := q.Count([]byte(start), to, rev)
+				want, err2 := q.countWalk([]byte(start), to, rev)
+				if err != nil || err2 != nil || got != want {
+					t.Errorf("[%q, %q) at %d: %d, a walk finds %d; %v %v", start, end, rev, got, want, err, err2)
+				}
+			}
+		}
+	}
+}

@@ -61,6 +61,8 @@ type LeaseInfo = lease.Info
 type Store interface {
 	// Range reads a span. It fails with future_revision and compacted.
 	Range(ctx context.Context, r *api.RangeRequest) (api.RangeResult, error)
+	// Parts is Range in parts of some size in bytes, at one revision.
+	Parts(ctx context.Context, r *api.RangeRequest, size int64, use func(part *api.RangeResult, last bool) error) error
 	// PutOne is Put in the terms of transactions.
 	PutOne(ctx context.Context, op *api.PutOp) (api.PutResult, error)
 	// DeleteRange deletes a span.

@@ -523,12 +523,4 @@ func TestMaintenance(t *testing.T) {
 		_, err := c.Downgrade(ctx, clientv3.DowngradeValidate, v)
 		wants(t, "downgrade to "+v, err, want)
 	}
-	// trap: RangeStream is a clean Unimplemented.
-	s, err := pb.NewKVClient(wire(t, addr)).RangeStream(ctx, &pb.RangeRequest{Key: []byte("k")})
-	if err == nil {
-		_, err = s.Recv()
-	}
-	if status.Code(err).String() != "Unimplemented" {
-		t.Errorf("%v", err)
-	}
 }

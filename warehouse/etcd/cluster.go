@@ -3,7 +3,9 @@ package etcd
 import (
 	"context"
 	"net"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -23,6 +25,9 @@ const peerScheme = "http://"
 // is has no client addresses, as one that was never started in etcd.
 func (s *Door) MemberList(ctx context.Context, r *pb.MemberListRequest) (*pb.MemberListResponse, error) {
 	x, err := s.access(ctx, r.Linearizable)
+	if err == nil {
+		err = x.known()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -99,14 +104,34 @@ func (s *Door) nodeOf(ctx context.Context, id uint64) (*peerapi.Node, error) {
 // MemberAdd is refused: a node joins by itself, with cluster.join in its
 // configuration, and is a member once it has caught up.
 func (s *Door) MemberAdd(ctx context.Context, r *pb.MemberAddRequest) (*pb.MemberAddResponse, error) {
+	if !peerURLs(r.PeerURLs) {
+		return nil, rpctypes.ErrGRPCMemberBadURLs
+	}
 	if _, err := s.admin(ctx, "member"); err != nil {
 		return nil, err
 	}
-	if len(r.PeerURLs) == 0 {
-		return nil, rpctypes.ErrGRPCMemberBadURLs
-	}
 	return nil, status.Error(codes.Unimplemented,
 		"etcdserver: members are not added from outside: start the new node with cluster.join set to the address of a member, and it joins, catches up and becomes a voter by itself")
+}
+
+// peerURLs tells whether etcd would take these as a member's addresses.
+func peerURLs(in []string) bool {
+	for _, s := range in {
+		u, err := url.Parse(strings.TrimSpace(s))
+		if err != nil {
+			return false
+		}
+		switch u.Scheme {
+		case "http", "https":
+			if _, _, err := net.SplitHostPort(u.Host); err != nil || u.Path != "" {
+				return false
+			}
+		case "unix", "unixs":
+		default:
+			return false
+		}
+	}
+	return len(in) > 0
 }
 
 // MemberUpdate is refused: a node's addresses are its own configuration.

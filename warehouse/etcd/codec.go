@@ -240,6 +240,8 @@ func encodeFast(b []byte, v any) ([]byte, bool) {
 		return appendPut(b, m), true
 	case *pb.RangeResponse:
 		return appendRange(b, m), true
+	case *pb.RangeStreamResponse:
+		return appendRangePart(b, m), true
 	case *pb.DeleteRangeResponse:
 		return appendDeleted(b, m), true
 	case *pb.LeaseKeepAliveResponse:
@@ -347,6 +349,13 @@ func appendRange(b []byte, m *pb.RangeResponse) []byte {
 		b = appendKV(b, 2, kv)
 	}
 	return appendNumber(appendBool(b, 3, m.More), 4, uint64(m.Count))
+}
+
+func appendRangePart(b []byte, m *pb.RangeStreamResponse) []byte {
+	if m.RangeResponse == nil {
+		return b
+	}
+	return appendPart(b, 1, func(b []byte) []byte { return appendRange(b, m.RangeResponse) })
 }
 
 func appendDeleted(b []byte, m *pb.DeleteRangeResponse) []byte {

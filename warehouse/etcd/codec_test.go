@@ -111,7 +111,7 @@ func TestDecodeFastOfAnyBytes(t *testing.T) {
 // Answers read back as what they were.
 func TestEncodeFastIsTheGeneralCode(t *testing.T) {
 	for _, empty := range []proto.Message{
-		&pb.PutResponse{}, &pb.RangeResponse{}, &pb.DeleteRangeResponse{}, &pb.LeaseKeepAliveResponse{}, &pb.TxnResponse{}, &pb.WatchResponse{},
+		&pb.PutResponse{}, &pb.RangeResponse{}, &pb.RangeStreamResponse{}, &pb.DeleteRangeResponse{}, &pb.LeaseKeepAliveResponse{}, &pb.TxnResponse{}, &pb.WatchResponse{},
 	} {
 		t.Run(string(empty.ProtoReflect().Descriptor().Name()), func(t *testing.T) {
 			known := 0

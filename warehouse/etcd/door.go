@@ -31,10 +31,11 @@ import (
 )
 
 // The versions that the door gives itself: clients switch features off below 3.4.31
-// and 3.5.13, and expect RangeStream from 3.7 on.
+// and 3.5.13. Whether there is RangeStream they learn by asking.
 const (
 	ServerVersion  = "3.6.5"
 	ClusterVersion = "3.6.0"
+	clusterLine    = "3.6" // as Downgrade tells it
 )
 
 // grpcOverhead is what a message may have beyond the request limit.

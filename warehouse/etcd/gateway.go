@@ -126,7 +126,10 @@ func gatewayError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w
 	}{st.Message(), uint32(st.Code()), st.Message(), []any{}})
 }
 
-func version(w http.ResponseWriter, _ *http.Request) {
+func version(w http.ResponseWriter, r *http.Request) {
+	if !onlyGet(w, r) {
+		return
+	}
 	answer(w, http.StatusOK, map[string]string{"etcdserver": ServerVersion, "etcdcluster": ClusterVersion, "storage": ClusterVersion})
 }
 

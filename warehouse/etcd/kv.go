@@ -6,8 +6,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"nekoq/services/auth"
 	"nekoq/warehouse/api"
@@ -60,11 +58,6 @@ func (s *Door) stillMay(ctx context.Context, x access, check func(access) error)
 		return x, err
 	}
 	return x, check(x)
-}
-
-// RangeStream is part of etcd from 3.7 on.
-func (s *Door) RangeStream(*pb.RangeRequest, pb.KV_RangeStreamServer) error {
-	return status.Error(codes.Unimplemented, "etcdserver: RangeStream is not served; use Range with a limit")
 }
 
 // Put implements etcd's KV.

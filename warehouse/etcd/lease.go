@@ -9,6 +9,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"nekoq/services/auth"
 	"nekoq/services/errs"
@@ -31,6 +33,9 @@ func (s *Door) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.Lea
 	}
 	if r.TTL > maxTTL {
 		return nil, rpctypes.ErrGRPCLeaseTTLTooLarge
+	}
+	if r.ID < 0 {
+		return nil, status.Errorf(codes.InvalidArgument, "etcdserver: lease ID: %d is not valid: want 1 to %d, or 0 for one that the server chooses", r.ID, math.MaxInt64)
 	}
 	l, err := s.store.GrantLease(as(ctx, x.user), uint64(r.ID), time.Duration(max(r.TTL, minTTL))*time.Second)
 	if err != nil {
@@ -107,8 +112,18 @@ func (s *Door) LeaseKeepAlive(stream pb.Lease_LeaseKeepAliveServer) error {
 	if err := s.requireLeader(ctx, cancel); err != nil {
 		return err
 	}
-	b := beats{door: s, stream: stream}
-	err := b.serve(ctx)
+	x, err := s.access(ctx, false)
+	if err == nil {
+		err = x.known()
+	}
+	if err == nil {
+		err = s.allow(ctx, x.user, auth.Write, "lease", nil, nil)
+	}
+	if err != nil {
+		return err
+	}
+	b := beats{door: s, stream: stream, who: x}
+	err = b.serve(ctx)
 	switch {
 	case stream.Context().Err() != nil:
 		return stream.Context().Err()
@@ -125,6 +140,7 @@ const maxBeats = 256
 type beats struct {
 	door   *Door
 	stream pb.Lease_LeaseKeepAliveServer
+	who    access // as of the stream's begin, which outlives a token
 	req    pb.LeaseKeepAliveRequest
 	ids    []uint64
 	kept   []warehouse.LeaseInfo
@@ -161,6 +177,9 @@ func (b *beats) serve(ctx context.Context) error {
 
 func (b *beats) answer(ctx context.Context) error {
 	s := b.door
+	if err := b.permitted(ctx); err != nil {
+		return err
+	}
 	s.metrics.beats.Add(float64(len(b.ids)))
 	// The header is older than the renewals, so that a client never sees a beat succeed
 	// at a revision at which its keys were gone.
@@ -179,6 +198,23 @@ func (b *beats) answer(ctx context.Context) error {
 	}
 	grpcserver.Flush(b.stream)
 	return nil
+}
+
+// permitted judges the client anew when users or roles have changed.
+func (b *beats) permitted(ctx context.Context) error {
+	a, err := b.door.auth(ctx)
+	if err != nil || a.Enabled == b.who.on && a.Revision == b.who.rev {
+		return err
+	}
+	if !b.who.on && a.Enabled { // it had no name yet
+		b.who, err = b.door.identify(ctx, a)
+	} else {
+		b.who = b.who.again(a)
+	}
+	if err != nil {
+		return err
+	}
+	return b.who.known()
 }
 
 // LeaseTimeToLive implements etcd's Lease. A lease that is gone has a TTL of -1.

@@ -168,9 +168,13 @@ func (s *Door) HashKV(ctx context.Context, r *pb.HashKVRequest) (*pb.HashKVRespo
 	if err != nil {
 		return nil, grpcError(ctx, err)
 	}
-	return &pb.HashKVResponse{
+	out := &pb.HashKVResponse{
 		Header: s.header(h.Revision), Hash: h.Hash, CompactRevision: int64(h.CompactRevision), HashRevision: int64(h.HashRevision),
-	}, nil
+	}
+	if out.CompactRevision == 0 {
+		out.CompactRevision = -1 // nothing was compacted yet
+	}
+	return out, nil
 }
 
 // The pieces of a snapshot, and the multiple to which clients expect it to be filled
@@ -245,16 +249,20 @@ func (s *Door) MoveLeader(ctx context.Context, r *pb.MoveLeaderRequest) (*pb.Mov
 	return &pb.MoveLeaderResponse{Header: h}, err
 }
 
-var versionForm = regexp.MustCompile(`^v?\d+\.\d+(\.\d+)?$`)
+var versionForm = regexp.MustCompile(`^\d+\.\d+(\.\d+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?)?$`)
 
-// Downgrade implements etcd's Maintenance: there is no older version to go to.
+// Downgrade implements etcd's Maintenance: there is no older version to go to, so
+// there is never a downgrade to cancel, which is no error.
 func (s *Door) Downgrade(ctx context.Context, r *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
 	if _, err := s.admin(ctx, "downgrade"); err != nil {
 		return nil, err
 	}
 	switch {
 	case r.Action == pb.DowngradeRequest_CANCEL:
-		return nil, rpctypes.ErrGRPCNoInflightDowngrade
+		h, err := s.headNow(ctx)
+		return &pb.DowngradeResponse{Header: h, Version: clusterLine}, err
+	case r.Action < 0 || r.Action > pb.DowngradeRequest_CANCEL:
+		return nil, status.Error(codes.Unknown, "etcdserver: unknown method")
 	case !versionForm.MatchString(r.Version):
 		return nil, rpctypes.ErrGRPCWrongDowngradeVersionFormat
 	}

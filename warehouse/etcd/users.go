@@ -11,6 +11,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"golang.org/x/crypto/bcrypt"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"nekoq/services/command"
 	"nekoq/warehouse/etcd/internal/table"
@@ -121,8 +123,8 @@ func (s *Door) hashed(password, hash string) ([]byte, error) {
 		return b, nil
 	}
 	b, err := bcrypt.GenerateFromPassword([]byte(password), s.cfg.BcryptCost)
-	if err != nil { // a password of more than 72 bytes
-		return nil, rpctypes.ErrGRPCAuthFailed
+	if err != nil { // a password of more than 72 bytes; etcd passes bcrypt's words on too
+		return nil, status.Error(codes.Unknown, err.Error())
 	}
 	return b, nil
 }

@@ -116,7 +116,7 @@ func (s *Service) giveRoom(ctx context.Context, d *api.Disk) bool {
 		}
 		s.noRoom.Store(&note)
 		s.metrics.handover("nobody")
-		if s.health.once("room"+note, s.clock.Now()) {
+		if s.health.once("no room", s.clock.Now()) { // the numbers in the note change all the time
 			s.log.Error("this leader has no disk space and refuses writes"+note, "free_bytes", d.FreeBytes, "reserve_bytes", d.ReserveBytes)
 		}
 		return false

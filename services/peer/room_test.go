@@ -1,14 +1,18 @@
 package peer
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	"nekoq/services/peer/api"
+	"nekoq/services/testkit/fakeclock"
 )
 
 func TestRoomiest(t *testing.T) {
@@ -106,4 +110,34 @@ func TestALeaderWithoutRoomHandsOver(t *testing.T) {
 		}
 		return false
 	}())
+}
+
+// lonely is a leader that nobody with room can take over from.
+type lonely struct {
+	Raft
+	Store
+	servers []Server
+}
+
+func (l lonely) Servers() []Server             { return l.servers }
+func (l lonely) Applied() (index, term uint64) { return 50, 1 }
+
+// A leader that finds nobody with room looks every few seconds, and says so once a
+// minute, however the numbers of the others change.
+func TestNobodyWithRoomIsLoggedSeldom(t *testing.T) {
+	var log bytes.Buffer
+	l := lonely{servers: []Server{{ID: "n1", Voter: true}, {ID: "n2", Voter: true}}}
+	clk := fakeclock.New(time.Unix(1e9, 0))
+	s := &Service{nodeID: "n1", clock: clk, cfg: testConfig(), log: slog.New(slog.NewTextHandler(&log, nil)), at: Attached{Raft: l, Store: l}}
+	s.metrics = newMetrics(nil, s)
+	for i := range int64(20) {
+		s.links.get("n2").heard.Store(clk.Now().UnixNano())
+		s.health.with("n2", func(n *seen) {
+			n.report = &api.Report{ID: "n2", AppliedIndex: 50, Disk: &api.Disk{FreeBytes: 100 + i, ReserveBytes: 100}}
+		})
+		require.False(t, s.giveRoom(t.Context(), &api.Disk{FreeBytes: 1, ReserveBytes: 100, Full: true}))
+		require.Contains(t, *s.noRoom.Load(), fmt.Sprintf("(%d of 100 bytes)", 100+i))
+		clk.Advance(5 * time.Second)
+	}
+	require.Equal(t, 2, strings.Count(log.String(), "level=ERROR"), log.String())
 }

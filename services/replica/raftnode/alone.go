@@ -38,7 +38,7 @@ func (n *Node) maybeAlone() bool {
 }
 
 // ownMessages lets this node send itself messages, beside those that come from
-// others. Each message from outside costs one goroutine more from then on.
+// others. Each message from outside costs one more goroutine switch from then on.
 func (t *transport) ownMessages(ctx context.Context, start func(func())) {
 	t.own = make(chan raft.RPC)
 	start(func() {

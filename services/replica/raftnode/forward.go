@@ -93,8 +93,39 @@ func callError(err error) error {
 	return group.Unknown(err)
 }
 
+// forwardEssential sends a command alone, past the leader's reserve of disk space.
+func (n *Node) forwardEssential(ctx context.Context, cmd *command.Command) (replica.Result, error) {
+	id := n.leader.current()
+	if id == "" || id == n.id {
+		return replica.Result{}, errNotTaken
+	}
+	answer, err := n.peers.Call(ctx, id, MethodForwardEssential, command.AppendBatch(nil, []command.Command{*cmd}))
+	if err != nil {
+		return replica.Result{}, callError(err)
+	}
+	if answer, err = n.wholeAnswer(id, answer); err != nil {
+		return replica.Result{}, err
+	}
+	r := outcomeReader{buf: answer}
+	res, err := r.next()
+	if r.failed || len(r.buf) > 0 {
+		return replica.Result{}, group.Unknown(errors.New("the leader's answer to an essential command cannot be read"))
+	}
+	return res, err
+}
+
 // serveForward is MethodForward on the leader. It never forwards further.
 func (n *Node) serveForward(ctx context.Context, req, dst []byte) ([]byte, error) {
+	return n.serveCommands(ctx, req, dst, n.writable)
+}
+
+// serveForwardEssential is MethodForwardEssential on the leader.
+func (n *Node) serveForwardEssential(ctx context.Context, req, dst []byte) ([]byte, error) {
+	return n.serveCommands(ctx, req, dst, n.machine.Storage)
+}
+
+// serveCommands carries a forwarded batch out; full says why nothing may be written.
+func (n *Node) serveCommands(ctx context.Context, req, dst []byte, full func() error) ([]byte, error) {
 	if err := n.usable(); err != nil {
 		return nil, err
 	}
@@ -109,7 +140,7 @@ func (n *Node) serveForward(ctx context.Context, req, dst []byte) ([]byte, error
 	if n.leader.current() != n.id {
 		return nil, errs.New(errs.NoLeader, "node %s is not the leader", n.id)
 	}
-	if err := n.writable(); err != nil {
+	if err := full(); err != nil {
 		for range cmds {
 			dst = appendOutcome(dst, replica.Result{}, err)
 		}

@@ -70,11 +70,15 @@ func (n *Node) change(ctx context.Context, do func(*raft.Raft, time.Duration) ra
 		limit = max(time.Until(at), time.Millisecond)
 	}
 	done := make(chan error, 1)
-	n.changes.begun.Add(1)
-	n.helpers.Go(func() {
-		defer n.changes.ended.Add(1)
-		done <- do(r, limit).Error()
+	begun := n.changes.begin(func() {
+		n.helpers.Go(func() {
+			defer n.changes.ended.Add(1)
+			done <- do(r, limit).Error()
+		})
 	})
+	if !begun {
+		return errStopping()
+	}
 	select {
 	case err := <-done:
 		return n.changeError(err)

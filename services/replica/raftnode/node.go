@@ -228,6 +228,7 @@ func (n *Node) closeFiles() {
 // Register adds the peer calls of this package to the cluster port's table.
 func (n *Node) Register(mux *wire.Mux) {
 	mux.Unary(MethodForward, "raft.forward", n.serveForward)
+	mux.Unary(MethodForwardEssential, "raft.forward_essential", n.serveForwardEssential)
 	mux.Unary(MethodForwardRest, "raft.forward_rest", n.serveForwardRest)
 	mux.Unary(MethodReadIndex, "raft.read_index", n.serveReadIndex)
 	mux.Unary(MethodConfirmTerm, "raft.confirm_term", n.serveConfirmTerm)

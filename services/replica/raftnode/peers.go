@@ -22,11 +22,12 @@ type Peers interface {
 
 // The peer calls of this package, range 0x0f00-0x0f1f.
 const (
-	MethodForward     wire.Method = 0x0f00 // commands for the leader
-	MethodReadIndex   wire.Method = 0x0f01 // an index that a linearizable read may use
-	MethodConfirmTerm wire.Method = 0x0f02 // the node's current term
-	MethodProgress    wire.Method = 0x0f03 // applied and durable index of the node
-	MethodForwardRest wire.Method = 0x0f04 // the next part of an answer to MethodForward
+	MethodForward          wire.Method = 0x0f00 // commands for the leader
+	MethodReadIndex        wire.Method = 0x0f01 // an index that a linearizable read may use
+	MethodConfirmTerm      wire.Method = 0x0f02 // the node's current term
+	MethodProgress         wire.Method = 0x0f03 // applied and durable index of the node
+	MethodForwardRest      wire.Method = 0x0f04 // the next part of an answer to MethodForward
+	MethodForwardEssential wire.Method = 0x0f05 // as MethodForward, for commands that may use the reserve of disk space
 )
 
 // Server is one member of the Raft configuration.
@@ -42,14 +43,14 @@ type Progress struct {
 	LastLog  uint64 // last index in its log
 	Applied  uint64 // last index that its readers see
 	Durable  uint64 // last index in its state file
-	Chain    uint64 // hash over every change up to HashIndex
+	Chain    uint64 // hash over every change up to HashedAt
 	HashedAt uint64
 }
 
 // Status is the node's own view of the group.
 type Status struct {
 	NodeID        string
-	State         string // follower, candidate, leader or shutdown
+	State         string // follower, candidate, leader or stopped
 	Term          uint64
 	LeaderID      string // "" for none
 	LeaderAddr    string

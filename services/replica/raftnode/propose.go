@@ -155,11 +155,13 @@ func (n *Node) pause(ctx context.Context, d *time.Duration) error {
 	return n.usable()
 }
 
+func errStopping() error { return errs.New(errs.ShuttingDown, "the node is stopping") }
+
 // usable refuses requests to a node that stops or cannot go on.
 func (n *Node) usable() error {
 	select {
 	case <-n.stopping:
-		return errs.New(errs.ShuttingDown, "the node is stopping")
+		return errStopping()
 	case <-n.failed:
 		return errs.New(errs.Unavailable, "the node cannot go on; see its log").Wrap(n.err)
 	default:
@@ -179,6 +181,9 @@ func (n *Node) proposeOnce(ctx context.Context, cmd *command.Command) (replica.R
 		return replica.Result{}, errNotTaken
 	}
 	res, _, err := n.forward.Do(ctx, cmd)
+	if errs.Has(err, errs.StorageFull) && replica.IsEssential(ctx) { // not written as yet
+		return n.forwardEssential(ctx, cmd)
+	}
 	return res, err
 }
 

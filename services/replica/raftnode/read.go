@@ -209,7 +209,7 @@ type readBatch struct {
 func (r *reads) wait(ctx context.Context) (uint64, error) {
 	b := r.join()
 	if b == nil {
-		return 0, errs.New(errs.ShuttingDown, "the node is stopping")
+		return 0, errStopping()
 	}
 	select {
 	case <-b.done:
@@ -250,7 +250,7 @@ func (r *reads) rounds(stop <-chan struct{}) {
 			r.next, r.ended = nil, true
 			r.mu.Unlock()
 			if b != nil {
-				b.err = errs.New(errs.ShuttingDown, "the node is stopping")
+				b.err = errStopping()
 				close(b.done)
 			}
 			return
@@ -334,7 +334,31 @@ type voterSet struct {
 func (v *voterSet) sole() bool { return v.self && len(v.ids) == 1 }
 
 // changes counts the changes of the configuration that this node was asked for.
-type changes struct{ begun, ended atomic.Uint64 }
+type changes struct {
+	begun, ended atomic.Uint64
+
+	mu   sync.Mutex
+	over bool // none begins any more
+}
+
+// begin counts a change and calls start, unless the node is stopping: whoever waits
+// for the node's goroutines then waits for that of the change too.
+func (c *changes) begin(start func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over {
+		return false
+	}
+	c.begun.Add(1)
+	start()
+	return true
+}
+
+func (c *changes) stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+}
 
 // settled gives the number of changes, if none is under way.
 func (c *changes) settled() (uint64, bool) {
@@ -410,7 +434,7 @@ func (n *Node) askTerms(term uint64, voters []string, need int) error {
 		case <-limit.C:
 			return errs.New(errs.NoLeader, "a majority did not confirm in %s that node %s leads", n.cfg.ReadConfirmTimeout, n.id)
 		case <-n.stopping:
-			return errs.New(errs.ShuttingDown, "the node is stopping")
+			return errStopping()
 		}
 	}
 	return nil

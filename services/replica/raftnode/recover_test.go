@@ -48,9 +48,10 @@ func TestFullDiskRefusesWritesAndPasses(t *testing.T) {
 		_, err := m.Get(ctx, "k", replica.Linearizable)
 		require.NoError(t, err)
 	}
-	l := c.WaitLeader()
-	_, err := l.Replica.Propose(replica.Essential(ctx), register.Put("k", "needed"))
-	require.NoError(t, err, "the reserve is for this")
+	for _, m := range c.Members { // the leader, and those that send it on
+		_, err := m.Replica.Propose(replica.Essential(ctx), register.Put("k", "needed"))
+		require.NoError(t, err, "%s: the reserve is for this", m.ID)
+	}
 	free.Store(0) // not even the log may be written
 	cluster.Eventually(t, "every node knows", func() error {
 		for _, m := range c.Members {

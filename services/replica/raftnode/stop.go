@@ -26,7 +26,8 @@ func (n *Node) Shutdown(ctx context.Context) error {
 		}
 		n.loops.Cancel()
 		close(n.stopping)
-		stopped := errs.New(errs.ShuttingDown, "the node is stopping")
+		n.changes.stop()
+		stopped := errStopping()
 		n.queue.Close(stopped)
 		n.forward.Close(stopped)
 		if r != nil {

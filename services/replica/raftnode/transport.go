@@ -12,7 +12,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// transport is raft's network transport with four changes.
+// transport is raft's network transport with some changes; those beside the ones here
+// are in alone.go (messages to oneself), ghosts.go, hints.go and resend.go.
 //
 // Heartbeats take the normal path: raft's fast path handles them on the
 // connection's goroutine, where one with a newer term races with the main loop

@@ -18,8 +18,9 @@ const (
 )
 
 // returnMemory gives memory back to the system when a load has ended: mapped pages
-// of the state file and the heap that it needed. Go's collector does not run while nothing is allocated, so without
-// this a node keeps the size of its last load for minutes.
+// of the state file and the heap that it needed. Go's collector does not run while
+// nothing is allocated, so without this a node keeps the size of its last load for
+// minutes.
 func (a *App) returnMemory() {
 	ticker := a.clock.NewTicker(memoryLook)
 	defer ticker.Stop()

@@ -38,8 +38,8 @@ func New(code Code, format string, args ...any) *Error {
 }
 
 // Invalid is the common case of a bad field: code invalid_argument with one
-// detail, and a message made of all three parts.
-// A long value is shown by its beginning and its length.
+// detail, and a message made of all three parts. A long value is shown by its
+// beginning and its length.
 func Invalid(field string, value any, limit string) *Error {
 	shown := fmt.Sprint(value)
 	if n := len(shown); n > maxShown {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -506,7 +507,8 @@ func TestHandlersOfBytes(t *testing.T) {
 	require.Equal(t, codes.InvalidArgument, status.Code(err))
 }
 
-// A client may have only so many requests under way, and waits for its turn.
+// A client may have only so many requests under way, and waits for its turn; one that
+// does not is refused.
 func TestMaxStreams(t *testing.T) {
 	var now, most atomic.Int64
 	e := &echo{unary: func(ctx context.Context, b []byte) ([]byte, error) {
@@ -526,7 +528,18 @@ func TestMaxStreams(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	require.Positive(t, most.Load())
+	require.LessOrEqual(t, most.Load(), int64(3))
+
+	began := hold(e)
+	r := rawPair(t, e, Options{MaxStreams: 2})
+	for _, id := range []uint32{3, 5} {
+		r.headers(id, false, r.request(bothPath))
+		within(t, began, "a handler")
+	}
+	r.headers(7, false, r.request(bothPath))
+	r.reset(7, http2.ErrCodeRefusedStream)
+	require.NoError(t, r.fr.WriteRSTStream(3, http2.ErrCodeCancel))
+	r.call(9)
 }
 
 func TestAfterIsToldOfEachRequest(t *testing.T) {

@@ -52,21 +52,23 @@ type conn struct {
 	dec       *hpack.Decoder
 
 	// Of the reading goroutine.
-	head       head
-	headID     uint32  // stream whose header block is being read, 0 for none
-	headOf     *stream // whose trailers that block is, nil for a new stream
-	headEnd    bool    // that block ends the stream
-	headBytes  int
-	recvLeft   int64 // what the peer may still send
-	settled    bool  // the peer's first settings came
-	lastPing   int64 // link.Nano()
-	strikes    int
-	silent     atomic.Bool // nothing was sent since the last ping
-	heard      atomic.Bool // since the last tick
-	pingSent   atomic.Bool
-	parted     atomic.Bool   // drained, and the last stream id was told; set under mu
-	unanswered time.Duration // of the ticks
-	quiet      time.Duration
+	head      head
+	headID    uint32  // stream whose header block is being read, 0 for none
+	headOf    *stream // whose trailers that block is, nil for a new stream
+	headEnd   bool    // that block ends the stream
+	headBytes int
+	recvLeft  int64 // what the peer may still send
+	settled   bool  // the peer's first settings came
+	lastPing  int64 // link.Nano()
+	strikes   int
+
+	// Of the ticks.
+	unanswered, quiet time.Duration
+	pingSent          bool
+
+	silent atomic.Bool // nothing was sent since the last ping
+	heard  atomic.Bool // since the last tick
+	parted atomic.Bool // drained, and the last stream id was told; set under mu
 
 	mu       sync.Mutex
 	streams  map[uint32]*stream

@@ -64,17 +64,16 @@ func (c *conn) tick() {
 		return
 	}
 	if c.heard.Swap(false) {
-		c.quiet, c.unanswered = 0, 0
-		c.pingSent.Store(false)
-	} else if c.quiet += c.period(); c.pingSent.Load() {
+		c.quiet, c.unanswered, c.pingSent = 0, 0, false
+	} else if c.quiet += c.period(); c.pingSent {
 		c.unanswered += c.period()
 	}
-	if c.pingSent.Load() && c.unanswered >= o.PingTimeout {
+	if c.pingSent && c.unanswered >= o.PingTimeout {
 		c.fail(errs.New(errs.Unavailable, "the peer did not answer a ping within %s", o.PingTimeout))
 		return
 	}
-	if c.quiet >= o.PingInterval && !c.pingSent.Swap(true) {
-		c.unanswered = 0
+	if c.quiet >= o.PingInterval && !c.pingSent {
+		c.pingSent, c.unanswered = true, 0
 		c.control(func(b []byte) []byte { return appendPing(b, false, [8]byte{'a', 'l', 'i', 'v', 'e', '?'}) })
 	}
 	c.mu.Lock()

@@ -22,7 +22,7 @@ const (
 	inlineBytes  = 16 << 10
 	inlineWindow = 64 << 10
 	// writePiece bounds one system call, so that a large frame on a slow link
-	// shows progress (see stalled).
+	// shows progress (see Stalled).
 	writePiece = 256 << 10
 	// keepSmall is the size of a buffer that is always kept for reuse, and
 	// keepBurst the largest that is kept while it is used.
@@ -57,12 +57,10 @@ type Writer struct {
 	onError    func(error)
 }
 
+// NewWriter makes a writer to conn. onError is told of a write that failed, and of a
+// peer that does not read; it is called without the writer's mutex.
 func NewWriter(conn net.Conn, onError func(error)) *Writer {
-	w := &Writer{
-		conn: conn, onError: onError,
-		wake: make(chan struct{}, 1), stopped: make(chan struct{}),
-	}
-	return w
+	return &Writer{conn: conn, onError: onError, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
 }
 
 // Begin locks the writer for one frame; the caller appends to w.Buf and calls
@@ -106,15 +104,15 @@ func (w *Writer) Begin(done, late <-chan struct{}, urgent bool) error {
 	}
 }
 
-// ErrLate marks a call that the sweeper ended.
-var ErrLate = errors.New("wire: the call's deadline passed")
+// ErrLate: the sender's other reason to give up came first.
+var ErrLate = errors.New("link: the deadline passed")
 
-// ErrGaveUp: the caller's context ended before its frame was taken.
+// ErrGaveUp: the sender's context ended first.
 var ErrGaveUp = errs.New(errs.Canceled, "the caller gave up before the request was sent")
 
 // End unlocks, and sees to it that what was appended gets written. lone says
 // that no other sender is likely to follow at once. It gives the offset of the
-// end of the appended bytes in the outgoing stream (see sent).
+// end of the appended bytes in the outgoing stream (see Sent).
 func (w *Writer) End(lone bool) int64 {
 	offset := w.handed + int64(len(w.Buf))
 	if w.writing {

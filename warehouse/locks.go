@@ -1,6 +1,7 @@
 package warehouse
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -174,8 +175,8 @@ func (l *line) claim(ctx context.Context, r *api.ClaimRequest, lease uint64, gra
 	if err != nil {
 		return api.Claim{}, err
 	}
-	claims := res.Ops[len(res.Ops)-1].Range
-	c := describe(res.Header, claims.Items, lease)
+	claims := res.Ops[len(res.Ops)-1].Range.Items
+	c := describe(res.Header, claims, lease)
 	if c.Held || r.Wait == 0 {
 		return c, nil
 	}
@@ -184,30 +185,25 @@ func (l *line) claim(ctx context.Context, r *api.ClaimRequest, lease uint64, gra
 	if granted {
 		defer l.keepAlive(wait, lease, r.TTL)()
 	}
-	for {
-		if err := l.awaitBefore(wait, claims.Items, res.Revision, lease); err != nil {
-			if wait.Err() != nil && ctx.Err() == nil {
-				return l.look(ctx, lease, false)
-			}
+	for rev := res.Revision; ; {
+		var now api.RangeResult
+		err := l.awaitBefore(wait, claims, rev, lease)
+		if err == nil {
+			now, err = l.s.rangeOwn(wait, l.inLine(false))
+		}
+		switch {
+		case err != nil && wait.Err() != nil && ctx.Err() == nil:
+			return l.look(ctx, lease, false)
+		case err != nil:
 			return c, err
 		}
-		if c, err = l.look(wait, lease, false); err != nil {
-			if wait.Err() != nil && ctx.Err() == nil {
-				return l.look(ctx, lease, false)
-			}
-			return c, err
-		}
+		claims, rev, c = now.Items, now.Revision, describe(now.Header, now.Items, lease)
 		switch {
 		case c.Held:
 			return c, nil
 		case c.Own == 0:
 			return c, errs.New(errs.LeaseNotFound, "lease %d ended while its claim waited in line", lease)
 		}
-		v, err := l.s.rangeOwn(wait, l.inLine(false))
-		if err != nil {
-			return c, err
-		}
-		*claims, res.Revision = v, v.Revision
 	}
 }
 
@@ -269,7 +265,7 @@ func (l *line) awaitBefore(ctx context.Context, claims []api.KV, rev, lease uint
 func (s *Service) watchSystem(ctx context.Context, req *api.WatchRequest) (*Watcher, error) {
 	w := &Watcher{s: s, req: *req, end: bound(req.End), system: true}
 	if req.Exact {
-		w.end = append([]byte(string(req.Start)), 0)
+		w.end = append(bytes.Clone(req.Start), 0)
 	}
 	s.watchers.Add(1)
 	w.subscribe()

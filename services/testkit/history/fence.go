@@ -3,7 +3,6 @@ package history
 import (
 	"fmt"
 	"sort"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,14 +18,12 @@ import (
 //     given back, or after somebody was told that it is lost,
 //   - two holders at once whose leases certainly run (Tenure).
 type Fences struct {
-	start   time.Time
-	mu      sync.Mutex
-	ops     []porcupine.Operation
-	tenures []*Tenure
+	calls
+	tenures []*Tenure // calls.mu
 }
 
 // NewFences makes an empty history.
-func NewFences() *Fences { return &Fences{start: time.Now()} }
+func NewFences() *Fences { return &Fences{calls: calls{start: time.Now()}} }
 
 type fenceKind int
 
@@ -50,14 +47,11 @@ type fenceOut struct {
 
 // FenceOp is an operation that has been called and not answered.
 type FenceOp struct {
-	f    *Fences
-	op   porcupine.Operation
-	done bool
+	call
+	f *Fences
 }
 
-func (f *Fences) call(client int, in fenceIn) *FenceOp {
-	return &FenceOp{f: f, op: porcupine.Operation{ClientId: client, Input: in, Call: int64(time.Since(f.start))}}
-}
+func (f *Fences) call(client int, in fenceIn) *FenceOp { return &FenceOp{f.begin(client, in), f} }
 
 // Acquire begins to ask for a lock, or to stand for an election.
 func (f *Fences) Acquire(client int, name string) *FenceOp {
@@ -79,16 +73,7 @@ func (f *Fences) Look(client int, name string) *FenceOp {
 	return f.call(client, fenceIn{kind: look, name: name})
 }
 
-func (o *FenceOp) end(out fenceOut) {
-	if o.done {
-		panic("history: an operation has two answers")
-	}
-	o.done = true
-	o.op.Output, o.op.Return = out, int64(time.Since(o.f.start))
-	o.f.mu.Lock()
-	defer o.f.mu.Unlock()
-	o.f.ops = append(o.f.ops, o.op)
-}
+func (o *FenceOp) end(out fenceOut) { o.call.end(out, false) }
 
 // OK ends a Write that was carried out or a Release that found the token.
 func (o *FenceOp) OK() { o.end(fenceOut{ok: true}) }
@@ -128,8 +113,8 @@ type Tenure struct {
 	name        string
 	client      int
 	token       uint64
-	from, until time.Duration // Fences.mu
-	over        bool          // Fences.mu
+	from, until time.Duration // calls.mu
+	over        bool          // calls.mu
 }
 
 // Keep begins a keep-alive of the tenure's lease, whose TTL is ttl. The function that
@@ -151,13 +136,6 @@ func (t *Tenure) Leave() {
 	t.f.mu.Lock()
 	defer t.f.mu.Unlock()
 	t.over, t.until = true, min(t.until, now)
-}
-
-// Len is the number of operations.
-func (f *Fences) Len() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.ops)
 }
 
 // fence is the state of one lock or election: the greatest token that was given, and
@@ -213,13 +191,12 @@ var fenceModel = porcupine.Model{
 func (f *Fences) Check(tb testing.TB) {
 	tb.Helper()
 	f.mu.Lock()
-	ops := f.ops
 	err := overlap(f.tenures)
 	f.mu.Unlock()
 	if err != nil {
 		tb.Error(err)
 	}
-	judge(tb, "locks and elections", fenceModel, ops)
+	judge(tb, "locks and elections", fenceModel, f.all())
 }
 
 // overlap looks for two holders at once.

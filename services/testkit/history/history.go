@@ -12,10 +12,8 @@ package history
 
 import (
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -43,25 +41,15 @@ type output struct {
 }
 
 // Recorder holds the operations of one test.
-type Recorder struct {
-	start time.Time
-	mu    sync.Mutex
-	ops   []porcupine.Operation
-}
+type Recorder struct{ calls }
 
 // New makes an empty history.
-func New() *Recorder { return &Recorder{start: time.Now()} }
+func New() *Recorder { return &Recorder{calls{start: time.Now()}} }
 
 // Op is an operation that has been called and not answered.
-type Op struct {
-	r    *Recorder
-	op   porcupine.Operation
-	done bool
-}
+type Op struct{ call }
 
-func (r *Recorder) call(client int, in input) *Op {
-	return &Op{r: r, op: porcupine.Operation{ClientId: client, Input: in, Call: int64(time.Since(r.start))}}
-}
+func (r *Recorder) call(client int, in input) *Op { return &Op{r.begin(client, in)} }
 
 // Get begins a read of key by a client; each client has one operation at a time.
 func (r *Recorder) Get(client int, key string) *Op { return r.call(client, input{kind: get, key: key}) }
@@ -76,20 +64,7 @@ func (r *Recorder) CAS(client int, key, old, value string) *Op {
 	return r.call(client, input{kind: cas, key: key, old: old, value: value})
 }
 
-func (o *Op) end(out output) {
-	if o.done {
-		panic("history: an operation has two answers")
-	}
-	o.done = true
-	o.op.Output = out
-	o.op.Return = int64(time.Since(o.r.start))
-	if out.unknown {
-		o.op.Return = math.MaxInt64 // it may take effect at any time
-	}
-	o.r.mu.Lock()
-	defer o.r.mu.Unlock()
-	o.r.ops = append(o.r.ops, o.op)
-}
+func (o *Op) end(out output) { o.call.end(out, out.unknown) }
 
 // Read ends a Get with the value that was seen.
 func (o *Op) Read(value string) { o.end(output{value: value}) }
@@ -105,13 +80,6 @@ func (o *Op) Unknown() { o.end(output{unknown: true}) }
 
 // Drop forgets an operation that certainly did nothing, or a read that failed.
 func (o *Op) Drop() { o.done = true }
-
-// Len is the number of operations.
-func (r *Recorder) Len() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.ops)
-}
 
 var model = porcupine.Model{
 	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
@@ -153,10 +121,7 @@ var model = porcupine.Model{
 // that is not goes to the file that the message names.
 func (r *Recorder) Check(tb testing.TB) {
 	tb.Helper()
-	r.mu.Lock()
-	ops := r.ops
-	r.mu.Unlock()
-	judge(tb, "registers", model, ops)
+	judge(tb, "registers", model, r.all())
 }
 
 // judge asks porcupine and fails the test unless the history is linearizable.

@@ -2,10 +2,8 @@ package history
 
 import (
 	"fmt"
-	"math"
 	"sort"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -15,14 +13,10 @@ import (
 // Versions is the history of keys whose writes are numbered by the revisions of one
 // store: puts, deletes, reads, and writes on the condition of a mod revision. A
 // condition may name only a revision that an operation of this history has shown.
-type Versions struct {
-	start time.Time
-	mu    sync.Mutex
-	ops   []porcupine.Operation
-}
+type Versions struct{ calls }
 
 // NewVersions makes an empty history.
-func NewVersions() *Versions { return &Versions{start: time.Now()} }
+func NewVersions() *Versions { return &Versions{calls{start: time.Now()}} }
 
 type versionIn struct {
 	kind  kind // get, put or cas
@@ -40,15 +34,9 @@ type versionOut struct {
 }
 
 // VersionOp is an operation that has been called and not answered.
-type VersionOp struct {
-	v    *Versions
-	op   porcupine.Operation
-	done bool
-}
+type VersionOp struct{ call }
 
-func (v *Versions) call(client int, in versionIn) *VersionOp {
-	return &VersionOp{v: v, op: porcupine.Operation{ClientId: client, Input: in, Call: int64(time.Since(v.start))}}
-}
+func (v *Versions) call(client int, in versionIn) *VersionOp { return &VersionOp{v.begin(client, in)} }
 
 // Get begins a linearizable read.
 func (v *Versions) Get(client int, key string) *VersionOp {
@@ -75,19 +63,7 @@ func (v *Versions) DeleteIf(client int, key string, rev uint64) *VersionOp {
 	return v.call(client, versionIn{kind: cas, key: key, gone: true, rev: rev})
 }
 
-func (o *VersionOp) end(out versionOut) {
-	if o.done {
-		panic("history: an operation has two answers")
-	}
-	o.done = true
-	o.op.Output, o.op.Return = out, int64(time.Since(o.v.start))
-	if out.unknown {
-		o.op.Return = math.MaxInt64 // it may take effect at any time
-	}
-	o.v.mu.Lock()
-	defer o.v.mu.Unlock()
-	o.v.ops = append(o.v.ops, o.op)
-}
+func (o *VersionOp) end(out versionOut) { o.call.end(out, out.unknown) }
 
 // Read ends a Get with the value and its mod revision.
 func (o *VersionOp) Read(value string, rev uint64) { o.end(versionOut{value: value, rev: rev}) }
@@ -106,13 +82,6 @@ func (o *VersionOp) Unknown() { o.end(versionOut{unknown: true}) }
 
 // Drop forgets an operation that certainly did nothing, or a read that failed.
 func (o *VersionOp) Drop() { o.done = true }
-
-// Len is the number of operations.
-func (v *Versions) Len() int {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return len(v.ops)
-}
 
 // version is the state of one key. Of a write without an answer the revision is not
 // known: rev is then the newest that is, and the key's own is greater.
@@ -200,9 +169,7 @@ var versionModel = porcupine.Model{
 // of writes to any keys are unique and in the order of time.
 func (v *Versions) Check(tb testing.TB) {
 	tb.Helper()
-	v.mu.Lock()
-	ops := v.ops
-	v.mu.Unlock()
+	ops := v.all()
 	if err := revisionsInTime(ops); err != nil {
 		tb.Errorf("the history of %d operations on keys: %v", len(ops), err)
 	}
@@ -239,10 +206,8 @@ func revisionsInTime(ops []porcupine.Operation) error {
 // Acked gives the writes that were acknowledged, as events without what a writer is
 // not told. Deletes are among them.
 func (v *Versions) Acked() []Event {
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	var out []Event
-	for _, op := range v.ops {
+	for _, op := range v.all() {
 		i, o := op.Input.(versionIn), op.Output.(versionOut)
 		if i.kind != get && !o.missed && !o.unknown {
 			out = append(out, Event{Key: i.key, Value: i.value, Delete: i.gone, Revision: o.rev})

@@ -40,12 +40,16 @@ func (s *Service) checkToken(token string) error {
 
 // Remove takes a node out of the cluster and returns when that is done. It is
 // refused when the nodes that stay have no quorum alive, unless force is set. A
-// member that was removed before is no error: the call may be repeated.
+// member that was removed before is no error: the call may be repeated. A node that
+// is asked to remove itself learns that it was done when the others turn it away.
 func (s *Service) Remove(ctx context.Context, req api.RemoveRequest) (api.Done, error) {
 	if err := table.CheckID("id", req.ID); err != nil {
 		return api.Done{}, err
 	}
 	out, _, err := onLeader(ctx, s, methodRemove, removeOrder{req, actor(ctx)}, s.removeHere)
+	if err != nil && req.ID == s.nodeID && s.removed.Load() != nil {
+		return api.Done{}, nil // who leads now is not this node's to know
+	}
 	return out, err
 }
 

@@ -358,6 +358,39 @@ func TestJoinCatchUpPromoteRemove(t *testing.T) {
 	})
 }
 
+// Nodes that are asked to remove themselves, a follower and then the leader, say that
+// it was done, also when they are asked again; of other nodes they know nothing more.
+func TestNodesThatRemoveThemselves(t *testing.T) {
+	g := newGroup(t)
+	nodes, _ := g.three()
+	leader, _ := nodes[0].Leader()
+	var led, follower, last *fakeNode
+	for _, n := range nodes {
+		switch {
+		case n.id == leader:
+			led = n
+		case follower == nil:
+			follower = n
+		default:
+			last = n
+		}
+	}
+	for i, n := range []*fakeNode{follower, led} {
+		for range 2 {
+			_, err := n.svc.Remove(t.Context(), api.RemoveRequest{ID: n.id})
+			require.NoError(t, err, "%s", n.id)
+		}
+		require.ErrorContains(t, n.svc.Ready(t.Context()), "was removed from cluster")
+		last.waitMembers(2 - i)
+		_, err := n.svc.Promote(t.Context(), api.PromoteRequest{ID: last.id})
+		require.ErrorContains(t, err, "was removed from cluster")
+		_, err = n.svc.Remove(t.Context(), api.RemoveRequest{ID: last.id})
+		require.ErrorContains(t, err, "was removed from cluster")
+	}
+	_, err := last.svc.Remove(t.Context(), api.RemoveRequest{ID: last.id})
+	require.Equal(t, errs.Conflict, errs.CodeOf(err), "the last voter stays")
+}
+
 // A node that was admitted and stopped before anything reached it goes on where
 // it was.
 func TestInterruptedJoin(t *testing.T) {

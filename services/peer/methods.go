@@ -106,6 +106,12 @@ func onLeader[In, Out any](ctx context.Context, s *Service, m wire.Method, in In
 		default:
 			return out, again, err
 		}
+		if why := s.removed.Load(); why != nil { // nobody hears this node any more
+			if !again {
+				err = errs.New(errs.Unavailable, "%s", *why)
+			}
+			return out, again, err
+		}
 		if !s.pause(ctx, s.cfg.RedialMin) {
 			return out, again, err
 		}

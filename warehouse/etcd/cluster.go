@@ -146,7 +146,8 @@ func (s *Door) MemberUpdate(ctx context.Context, r *pb.MemberUpdateRequest) (*pb
 		"etcdserver: a member's addresses are its own configuration: set cluster.listen or cluster.advertise on that node and restart it")
 }
 
-// MemberRemove takes a node out of the cluster.
+// MemberRemove takes a node out of the cluster. It may be the one that is asked, whose
+// own state then still has it as a member.
 func (s *Door) MemberRemove(ctx context.Context, r *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
 	x, err := s.admin(ctx, "member")
 	if err != nil {
@@ -160,6 +161,7 @@ func (s *Door) MemberRemove(ctx context.Context, r *pb.MemberRemoveRequest) (*pb
 		return nil, grpcError(ctx, err, noMember, notEnough)
 	}
 	members, h, err := s.afterChange(ctx)
+	members = slices.DeleteFunc(members, func(m *pb.Member) bool { return m.ID == r.ID })
 	return &pb.MemberRemoveResponse{Header: h, Members: members}, err
 }
 

@@ -149,6 +149,18 @@ func TestMembersThroughTheEtcdDoor(t *testing.T) {
 	_, err = etcdload.Client(t, c.nodes[0].Etcd).MemberRemove(ctx, ids[gone.ID])
 	require.ErrorIs(t, err, rpctypes.ErrMemberNotFound)
 	gone.Kill()
+
+	// A member that is asked to remove itself answers before it parts.
+	gone = c.follower()
+	c.nodes = slices.DeleteFunc(c.nodes, func(n *process.Nekoq) bool { return n == gone })
+	removed, err = etcdload.Client(t, gone.Etcd).MemberRemove(ctx, ids[gone.ID])
+	require.NoError(t, err)
+	require.Len(t, removed.Members, 2)
+	for _, m := range removed.Members {
+		require.NotEqual(t, ids[gone.ID], m.ID)
+	}
+	memberIDs(t, c.nodes)
+	gone.Kill()
 	for _, n := range c.nodes {
 		_, err := etcdload.Client(t, n.Etcd).Put(ctx, "after", n.ID)
 		require.NoError(t, err)

@@ -113,7 +113,7 @@ func (c *conn) open(id uint32, now int64) {
 	s.m = c.srv.methods[h.path]
 	if st, http := h.check(c.srv, s.m); st != nil || http != 0 {
 		if s.m == nil {
-			s.m = &method{path: h.path}
+			s.m = &method{} // without a path: a client may make up any number of them
 		}
 		if c.enter(s) {
 			if http != 0 {

@@ -48,7 +48,7 @@ type Options struct {
 
 // Result describes a request that ended.
 type Result struct {
-	Method   string // as in "/etcdserverpb.KV/Put"
+	Method   string // as in "/etcdserverpb.KV/Put"; "" for one that is not served
 	Stream   bool
 	Code     codes.Code
 	Duration time.Duration

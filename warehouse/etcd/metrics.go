@@ -43,6 +43,9 @@ type handled struct {
 }
 
 func (m *metrics) ended(r grpcserver.Result) {
+	if r.Method == "" {
+		return // no method of this door
+	}
 	v, ok := m.handled.Load(r.Method)
 	if !ok {
 		v, _ = m.handled.LoadOrStore(r.Method, &handled{stream: r.Stream})

@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"nekoq/services/app"
 )
@@ -263,7 +266,13 @@ func TestFamiliarMetrics(t *testing.T) {
 	eventually(t, "the refusal is counted", func() bool { // it is answered first
 		return strings.Contains(scrape(t, nodes[0]), `grpc_server_handled_total{grpc_code="InvalidArgument",grpc_method="Put",grpc_service="etcdserverpb.KV",grpc_type="unary"} 1`)
 	})
+	if err := c.ActiveConnection().Invoke(ctx, "/made.Up/Method", &pb.PutRequest{}, &pb.PutResponse{}); status.Code(err) != codes.Unimplemented {
+		t.Fatal(err)
+	}
 	text := scrape(t, nodes[0])
+	if strings.Contains(text, "made.Up") {
+		t.Error("a method that a client made up is kept")
+	}
 	for _, want := range []string{
 		"\netcd_server_has_leader 1\n", "\netcd_server_leader_changes_seen_total 1\n", "\netcd_debugging_mvcc_current_revision 4\n",
 		"\netcd_debugging_mvcc_keys_total 1\n", "\netcd_server_version{server_version=\"3.6.5\"} 1\n",

@@ -9,8 +9,8 @@
 // warm goroutines, and answers of many requests leave in one system call, as in
 // services/wire. A method may be registered as bytes in, bytes out (HandleUnary).
 //
-// A Server is safe for concurrent use. Lock order: conn.mu, then
-// the mutex of the connection's link.Writer, then stream.mu; no lock is held over a handler or a
+// A Server is safe for concurrent use. Lock order: conn.mu, then the mutex of the
+// connection's link.Writer, then stream.mu; no lock is held over a handler or a
 // read. Everything above floor 2 may import it.
 //
 // Sources: RFC 9113 (HTTP/2), RFC 7541 (HPACK), the protocol text "gRPC over HTTP2"

@@ -59,7 +59,9 @@ func translate(raw, lacks string) (string, error) {
 		case known:
 			known = ""
 		case lacks:
-			at = i
+			if at < 0 { // as with all parameters, the first one counts
+				at = i
+			}
 		}
 	}
 	if at < 0 {

@@ -96,6 +96,7 @@ func TestBothSpellingsOfAStaleRead(t *testing.T) {
 	for target, want := range map[string]string{
 		"/a": ",", "/a?stale=true": "stale,", "/a?stale": "stale,", "/a?x=stale&stale=false": "linearizable,stale", "/a?consistency=stale": "stale,", "/a?x=1&stale=1": "stale,1",
 		"/b": "false", "/b?stale=true": "true", "/b?consistency=stale": "true", "/b?consistency=linearizable": "false",
+		"/b?consistency=linearizable&consistency=stale": "false", "/a?stale=true&stale=false": "stale,", "/a?consistency=stale&consistency=linearizable": "stale,",
 	} {
 		if rec := call(s, "GET", target, ""); rec.Code != 200 || rec.Body.String() != want && rec.Body.String() != want+"\n" {
 			t.Errorf("%s: %d %q, want %q", target, rec.Code, rec.Body, want)

@@ -8,8 +8,8 @@
 // client, so it pulls in nothing but errs, command and auth.
 //
 // Lock order: servConn.mu or Conn.mu, then one of call.mu, Stream.mu, keeper.mu,
-// then the mutex of its link.Writer. No lock is held over a
-// read, a write or a handler.
+// then the mutex of its link.Writer. No lock is held over a read, a write or a
+// handler.
 package wire
 
 import "context"

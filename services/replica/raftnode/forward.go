@@ -95,10 +95,13 @@ func callError(err error) error {
 
 // forwardEssential sends a command alone, past the leader's reserve of disk space.
 func (n *Node) forwardEssential(ctx context.Context, cmd *command.Command) (replica.Result, error) {
-	id := n.leader.current()
+	id, epoch := n.leader.epoch()
 	if id == "" || id == n.id {
 		return replica.Result{}, errNotTaken
 	}
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.LeaderPatience)
+	defer cancel()
+	defer context.AfterFunc(epoch, cancel)() // as in callLeader
 	answer, err := n.peers.Call(ctx, id, MethodForwardEssential, command.AppendBatch(nil, []command.Command{*cmd}))
 	if err != nil {
 		return replica.Result{}, callError(err)

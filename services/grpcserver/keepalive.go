@@ -56,9 +56,10 @@ func (c *conn) period() time.Duration {
 }
 
 // tick pings a silent peer, cuts off one that does not answer or take what it is
-// sent, and lets idle workers go.
+// sent, and lets go what an idle connection does not need.
 func (c *conn) tick() {
 	o := &c.srv.opts
+	c.w.Trim()
 	if c.w.Stalled(o.PingTimeout) {
 		c.fail(errs.New(errs.Unavailable, "the peer took nothing of what was sent for %s", o.PingTimeout))
 		return

@@ -434,8 +434,9 @@ func (sc *servConn) answerError(id uint32, e *errs.Error) {
 	}
 }
 
-// trim ends workers that are not needed.
+// trim lets go what an idle connection does not need.
 func (sc *servConn) trim() {
+	sc.w.Trim()
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
 	sc.pool.Trim()

@@ -41,6 +41,7 @@ type Writer struct {
 	Buf     []byte // not yet handed to a write
 	spare   []byte // the other buffer, nil while it is being written
 	handed  int64  // bytes handed to writes since the start
+	trimmed int64  // handed at the last Trim
 	short   int64  // of those, not written by a failed write
 	writing bool
 	err     error         // why Begin refuses
@@ -297,6 +298,17 @@ func (w *Writer) Stop(err error) {
 	default:
 		close(w.stopped)
 	}
+}
+
+// Trim lets the buffers go when nothing was written since the last Trim: most
+// connections are idle most of the time.
+func (w *Writer) Trim() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.handed == w.trimmed && !w.writing && len(w.Buf) == 0 {
+		w.Buf, w.spare = nil, nil
+	}
+	w.trimmed = w.handed
 }
 
 // Heard notes that the peer reads and answers.

@@ -285,7 +285,7 @@ func (s *Service) rangeOwn(ctx context.Context, r *api.RangeRequest) (api.RangeR
 	defer v.Release()
 	q := v.query()
 	var keep copier
-	res, err := q.Range(r, keep.clone, note)
+	res, err := q.Range(r, keep.clone)
 	if err != nil {
 		return res, damaged(err)
 	}

@@ -286,7 +286,7 @@ func owned(key []byte, r *table.Record, left *int64) *api.KV {
 	if r == nil {
 		return nil
 	}
-	kv := note(key, r)
+	kv := table.NoteKV(key, r)
 	kv.Value = append([]byte{}, kv.Value...)
 	*left -= int64(len(kv.Value) + len(key))
 	return &kv

@@ -111,7 +111,7 @@ func (p *parts) collect(v *view) (full, met bool, err error) {
 		if met || full {
 			return false
 		}
-		item := note(keep.clone(k), rec)
+		item := table.NoteKV(keep.clone(k), rec)
 		item.Value = nil
 		if !p.req.KeysOnly {
 			item.Value = keep.clone(rec.Value)

@@ -45,29 +45,6 @@ func (v *view) header(rev uint64) api.Header {
 	return h
 }
 
-// fill makes kv of a record. The value aliases the state, the actor is copied.
-func fill(kv *api.KV, key []byte, r *table.Record) {
-	*kv = api.KV{
-		Key: key, Value: r.Value, CreateRevision: r.CreateRevision, ModRevision: r.ModRevision,
-		Version: r.Version, Lease: r.Lease, StoreRevision: r.StoreRevision,
-		Created: r.Created, Modified: r.Modified, Actor: actorName(r.Actor), Deleted: r.Deleted,
-	}
-}
-
-// actorName spares an allocation for the actors that nearly all writes have while
-// auth is off.
-func actorName(b []byte) string {
-	switch string(b) {
-	case "native:anonymous":
-		return "native:anonymous"
-	case "http:anonymous":
-		return "http:anonymous"
-	case "internal:anonymous":
-		return "internal:anonymous"
-	}
-	return string(b)
-}
-
 // Get reads one key, now or at a revision. The answer is the caller's own.
 func (s *Service) Get(ctx context.Context, r *api.GetRequest) (api.GetResult, error) {
 	var out api.GetResult
@@ -123,7 +100,7 @@ type finding struct {
 func (f *finding) result(key []byte) api.GetResult {
 	res := api.GetResult{Header: f.v.header(f.rev), Found: f.found}
 	if f.found {
-		fill(&res.KV, key, &f.rec)
+		table.FillKV(&res.KV, key, &f.rec)
 	}
 	return res
 }
@@ -207,7 +184,7 @@ func (s *Service) List(ctx context.Context, r *api.ListRequest) (api.ListResult,
 		if r.KeysOnly {
 			rec.Value = nil
 		}
-		fill(&kv, keep.clone(key), rec)
+		table.FillKV(&kv, keep.clone(key), rec)
 		if !r.KeysOnly {
 			bytesLeft -= int64(len(rec.Value))
 			kv.Value = keep.clone(rec.Value)
@@ -324,7 +301,7 @@ func (s *Service) History(ctx context.Context, r *api.HistoryRequest) (api.Histo
 		}
 		left -= int64(len(rec.Value))
 		var kv api.KV
-		fill(&kv, r.Key, rec)
+		table.FillKV(&kv, r.Key, rec)
 		kv.Value = bytes.Clone(kv.Value)
 		out.Items = append(out.Items, kv)
 		return true

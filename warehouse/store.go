@@ -38,11 +38,6 @@ func (s *Service) checkSpan(sp *api.Span) error {
 	return nil
 }
 
-func note(key []byte, r *table.Record) (kv api.KV) {
-	fill(&kv, key, r)
-	return kv
-}
-
 // Range reads a span: see api.RangeRequest. It fails with future_revision and
 // compacted.
 func (s *Service) Range(ctx context.Context, r *api.RangeRequest) (api.RangeResult, error) {
@@ -60,7 +55,7 @@ func (s *Service) Range(ctx context.Context, r *api.RangeRequest) (api.RangeResu
 	}
 	q := v.query()
 	var keep copier
-	res, err := q.Range(r, keep.clone, note)
+	res, err := q.Range(r, keep.clone)
 	if err != nil {
 		return res, damaged(err)
 	}

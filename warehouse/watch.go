@@ -318,7 +318,7 @@ func (w *Watcher) present(past state.Reader, c *table.Change) (e api.Event, ok b
 	prev, ok, err := table.Version(past, c.Key, c.Prev)
 	if err == nil && ok {
 		e.Prev = new(api.KV)
-		fill(e.Prev, c.Key, &prev)
+		table.FillKV(e.Prev, c.Key, &prev)
 		e.Prev.Value = bytes.Clone(prev.Value)
 	}
 	return e, true, err
@@ -335,7 +335,7 @@ func wholeBefore(evs []api.Event, rev uint64) []api.Event {
 
 func event(kind api.EventKind, sub uint32, key []byte, rec *table.Record, prev uint64) api.Event {
 	e := api.Event{Kind: kind, Sub: sub, PrevRevision: prev}
-	fill(&e.KV, key, rec)
+	table.FillKV(&e.KV, key, rec)
 	return e
 }
 
@@ -466,7 +466,7 @@ func (w *Watcher) past(v state.Reader, l table.Log) (api.Event, error) {
 	e.PrevRevision = prev.ModRevision
 	if w.req.Prev {
 		e.Prev = new(api.KV)
-		fill(e.Prev, key, &prev)
+		table.FillKV(e.Prev, key, &prev)
 		e.Prev.Value = bytes.Clone(prev.Value)
 	}
 	return e, nil

@@ -82,7 +82,7 @@ func (m Meta) CheckQuery(q *api.RangeRequest) error {
 }
 
 // Range answers a range request. Keys and values are copies made by keep.
-func (q *Query) Range(req *api.RangeRequest, keep func([]byte) []byte, kv func(key []byte, rec *Record) api.KV) (api.RangeResult, error) {
+func (q *Query) Range(req *api.RangeRequest, keep func([]byte) []byte) (api.RangeResult, error) {
 	rev := req.Revision
 	if rev == 0 {
 		rev = q.Meta.Revision
@@ -102,7 +102,7 @@ func (q *Query) Range(req *api.RangeRequest, keep func([]byte) []byte, kv func(k
 		}
 		res.Count = 1
 		if within(req, &rec) {
-			item := kv(req.Key, &rec)
+			item := NoteKV(req.Key, &rec)
 			item.Value = nil
 			if !req.KeysOnly {
 				item.Value = keep(rec.Value)
@@ -129,7 +129,7 @@ func (q *Query) Range(req *api.RangeRequest, keep func([]byte) []byte, kv func(k
 		if req.KeysOnly && req.SortBy != api.SortByValue {
 			rec.Value = nil
 		}
-		item := kv(keep(k), rec)
+		item := NoteKV(keep(k), rec)
 		item.Value = keep(rec.Value)
 		res.Items = append(res.Items, item)
 		return true
@@ -267,11 +267,34 @@ func liveCounts(tx *state.Tx) Counter { return &tx.Index(IndexCount).(*countInde
 // FrozenCounts is that of a view.
 func FrozenCounts(v *state.View) Counter { return v.Frozen(IndexCount).(*Counts) }
 
-// NoteKV makes the answer's form of a record, which aliases it.
-func NoteKV(key []byte, r *Record) api.KV {
-	return api.KV{
+// FillKV makes kv the answer's form of a record. The value aliases it, the actor is
+// copied.
+func FillKV(kv *api.KV, key []byte, r *Record) {
+	*kv = api.KV{
 		Key: key, Value: r.Value, CreateRevision: r.CreateRevision, ModRevision: r.ModRevision,
 		Version: r.Version, Lease: r.Lease, StoreRevision: r.StoreRevision,
-		Created: r.Created, Modified: r.Modified, Actor: string(r.Actor), Deleted: r.Deleted,
+		Created: r.Created, Modified: r.Modified, Actor: actorName(r.Actor), Deleted: r.Deleted,
 	}
+}
+
+// NoteKV is FillKV of a new one.
+func NoteKV(key []byte, r *Record) (kv api.KV) {
+	FillKV(&kv, key, r)
+	return kv
+}
+
+// actorName spares an allocation for the actors that nearly all writes have while
+// auth is off.
+func actorName(b []byte) string {
+	switch string(b) {
+	case "native:anonymous":
+		return "native:anonymous"
+	case "http:anonymous":
+		return "http:anonymous"
+	case "etcd:anonymous":
+		return "etcd:anonymous"
+	case "internal:anonymous":
+		return "internal:anonymous"
+	}
+	return string(b)
 }

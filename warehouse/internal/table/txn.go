@@ -301,7 +301,7 @@ func (b *Branch) run(w *writer) (api.TxnResult, error) {
 			m := w.meta
 			m.Revision = w.revision()
 			q := Query{R: w.tx, Meta: m, Counts: liveCounts(w.tx)}
-			r, err := q.Range(o.Range, bytes.Clone, NoteKV)
+			r, err := q.Range(o.Range, bytes.Clone)
 			if err != nil {
 				return res, err
 			}
@@ -418,7 +418,7 @@ func (b *Branch) ReadOnly(q *Query) (api.TxnResult, error) {
 		if err := q.Meta.CheckQuery(b.ops[i].Range); err != nil {
 			return res, err
 		}
-		r, err := q.Range(b.ops[i].Range, bytes.Clone, NoteKV)
+		r, err := q.Range(b.ops[i].Range, bytes.Clone)
 		if err != nil {
 			return res, err
 		}

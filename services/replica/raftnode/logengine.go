@@ -42,7 +42,7 @@ func (e *walEngine) open() (rawLog, error) {
 		return nil, err
 	}
 	meta := &metadb.BoltMetaDB{}
-	filer := segment.NewFiler(e.dir, walfs.New())
+	filer := segment.NewFiler(e.dir, walFiles{walfs.New()})
 	err := e.finishSeal(meta, filer)
 	var w *wal.WAL
 	if err == nil {

@@ -145,6 +145,14 @@ func (p *Proposal) recycle() {
 func (q *Queue) push(p *Proposal) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	err := q.addLocked(p)
+	if err == nil {
+		q.cond.Signal()
+	}
+	return err
+}
+
+func (q *Queue) addLocked(p *Proposal) error {
 	if q.closed != nil {
 		return q.closed
 	}
@@ -160,7 +168,6 @@ func (q *Queue) push(p *Proposal) error {
 	q.items[(q.head+q.count)%len(q.items)] = p
 	q.count++
 	q.bytes += int64(p.size)
-	q.cond.Signal()
 	return nil
 }
 
@@ -219,6 +226,9 @@ func (t *Taker) Take(q *Queue, buf []*Proposal, now func() int64) (batch []*Prop
 		}
 		t.encode.Lock()
 		batch = q.takeLocked(t, buf[:0])
+		if q.count > 0 {
+			q.cond.Signal() // what did not fit is for another taker
+		}
 		q.mu.Unlock()
 		if len(batch) > 0 {
 			break
@@ -261,8 +271,8 @@ func (q *Queue) takeLocked(t *Taker, batch []*Proposal) []*Proposal {
 	return batch
 }
 
-// DoAll queues cmds together and calls answer with the outcome of each, in order.
-// The memory of cmds must never change. ctx ends the waiting as in Do.
+// DoAll queues cmds together, to share an entry, and calls answer with the outcome of
+// each, in order. The memory of cmds must never change. ctx ends the waiting as in Do.
 func (q *Queue) DoAll(ctx context.Context, cmds []command.Command, answer func(replica.Result, error)) {
 	type queued struct {
 		p   *Proposal
@@ -277,13 +287,19 @@ func (q *Queue) DoAll(ctx context.Context, cmds []command.Command, answer func(r
 		p := pool.Get().(*Proposal)
 		p.Cmd, p.size = cmds[i], command.Size(&cmds[i])
 		p.state.Store(waiting)
-		if err := q.push(p); err != nil {
-			p.recycle()
-			all[i].err = err
-			continue
-		}
 		all[i].p = p
 	}
+	q.mu.Lock()
+	for i := range all {
+		w := &all[i]
+		if w.err == nil {
+			if w.err = q.addLocked(w.p); w.err != nil {
+				w.p.recycle()
+			}
+		}
+	}
+	q.cond.Signal()
+	q.mu.Unlock()
 	for _, w := range all {
 		if w.err != nil {
 			answer(replica.Result{}, w.err)

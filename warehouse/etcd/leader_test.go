@@ -95,11 +95,27 @@ func TestNodeCutOffFromTheQuorum(t *testing.T) {
 	}
 	_, err = kv.Range(need, &pb.RangeRequest{Key: []byte("a"), Serializable: true})
 	isNoLeader(t, "a serializable read that requires a leader", err)
+	streamed := func(ctx context.Context, r *pb.RangeRequest) (*pb.RangeStreamResponse, error) {
+		s, err := kv.RangeStream(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		return s.Recv()
+	}
+	if s, err := streamed(ctx, &pb.RangeRequest{Key: []byte("a"), Serializable: true}); err != nil || s.RangeResponse.Count != 1 {
+		t.Errorf("serializable stream: %v %v", s, err)
+	}
+	_, err = streamed(need, &pb.RangeRequest{Key: []byte("a"), Serializable: true})
+	isNoLeader(t, "a serializable stream that requires a leader", err)
 	var refused sync.WaitGroup
 	for what, do := range map[string]func() error{
 		"a linearizable read": func() error { _, err := kv.Range(ctx, &pb.RangeRequest{Key: []byte("a")}); return err },
-		"a put":               func() error { _, err := kv.Put(ctx, &pb.PutRequest{Key: []byte("a")}); return err },
-		"a delete":            func() error { _, err := kv.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte("a")}); return err },
+		"a streamed range": func() error {
+			_, err := streamed(ctx, &pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte("b")})
+			return err
+		},
+		"a put":    func() error { _, err := kv.Put(ctx, &pb.PutRequest{Key: []byte("a")}); return err },
+		"a delete": func() error { _, err := kv.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte("a")}); return err },
 		"a transaction": func() error {
 			_, err := kv.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte("a")}}}}})
 			return err

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -55,6 +57,39 @@ func TestErrors(t *testing.T) {
 	cancel()
 	if got := status.Code(grpcError(ctx, errs.New(errs.Internal, "x"))); got != codes.Canceled {
 		t.Errorf("%v", got)
+	}
+}
+
+// streamOf is a stream of which only the context is asked for.
+type streamOf struct {
+	pb.Watch_WatchServer
+	ctx context.Context
+}
+
+func (s streamOf) Context() context.Context { return s.ctx }
+
+// A stream of watches whose client's time is up ends with that, as in etcd; one that
+// the client has left is cancelled.
+func TestEndOfAWatchStream(t *testing.T) {
+	late, done := context.WithDeadline(context.Background(), time.Unix(0, 0))
+	defer done()
+	left, leave := context.WithCancel(context.Background())
+	leave()
+	for what, o := range map[string]struct {
+		ctx  context.Context
+		err  error
+		code codes.Code
+		text string
+	}{
+		"deadline":  {late, context.Cause(late), codes.DeadlineExceeded, "context deadline exceeded"},
+		"left":      {left, context.Canceled, codes.Canceled, "etcdserver: watch canceled"},
+		"stopped":   {context.Background(), rpctypes.ErrGRPCStopped, codes.Unavailable, "etcdserver: server stopped"},
+		"no leader": {context.Background(), rpctypes.ErrGRPCNoLeader, codes.Unavailable, "etcdserver: no leader"},
+	} {
+		w := &watchStream{stream: streamOf{ctx: o.ctx}}
+		if err := w.ended(o.err); status.Code(err) != o.code || status.Convert(err).Message() != o.text {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 

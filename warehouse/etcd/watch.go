@@ -105,7 +105,11 @@ func (w *watchStream) ended(err error) error {
 	if err == nil {
 		return nil
 	}
-	if w.stream.Context().Err() != nil || errors.Is(err, context.Canceled) {
+	gone := w.stream.Context().Err()
+	if errors.Is(gone, context.DeadlineExceeded) {
+		return status.FromContextError(gone).Err()
+	}
+	if gone != nil || errors.Is(err, context.Canceled) {
 		return rpctypes.ErrGRPCWatchCanceled
 	}
 	return grpcError(context.Background(), err)

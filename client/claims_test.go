@@ -206,6 +206,41 @@ func TestWaiterOverAServerThatStops(t *testing.T) {
 	require.LessOrEqual(t, next.Token, in, "it kept its place: the token is that of its first claim")
 }
 
+// row: nekoq 10: who asks is told the holder; when that one dies another holds, and
+// both hear of it.
+func TestAcquireAfterTheHolderDies(t *testing.T) {
+	s := newStore(t, "a", "b")
+	ctx := t.Context()
+	first, second := s.client("a"), s.client("b")
+	one, two := s.session(first, time.Second), s.session(second, time.Minute)
+	now, err := first.Elections().Acquire(ctx, one, "node", "n1")
+	require.NoError(t, err)
+	require.True(t, now.Held)
+	told := now.Token
+	now, err = second.Elections().Acquire(ctx, two, "node", "n2")
+	require.NoError(t, err)
+	require.False(t, now.Held)
+	require.Equal(t, "n1", now.Holder)
+	var seen []*client.Observation
+	for _, c := range []*client.Client{first, second} {
+		o, err := c.Elections().Observe(ctx, "node")
+		require.NoError(t, err)
+		defer o.Close()
+		now, err = o.Next(ctx)
+		require.NoError(t, err)
+		require.Equal(t, "n1", now.Holder)
+		seen = append(seen, o)
+	}
+	one.Abandon()
+	for _, o := range seen {
+		for now, err = o.Next(ctx); err == nil && now.Holder != "n2"; now, err = o.Next(ctx) {
+			require.Contains(t, []string{"n1", ""}, now.Holder)
+		}
+		require.NoError(t, err)
+		require.Greater(t, now.Token, told)
+	}
+}
+
 func TestElections(t *testing.T) {
 	s := newStore(t, "a", "b")
 	c, ctx := s.client("a", "b"), t.Context()
@@ -263,7 +298,7 @@ func TestElections(t *testing.T) {
 	require.True(t, errs.Has(err, errs.InvalidArgument), "%v", err)
 }
 
-// A folder is told whole, once and in order, while doors stop and connections break.
+// row: nekoq 9. A folder is told whole, once and in order, while doors stop and connections break.
 func TestFolderOverServersThatStop(t *testing.T) {
 	s := newStore(t, "a", "b")
 	c, ctx := s.client("a", "b"), t.Context()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"strconv"
 
 	"nekoq/services/errs"
 	"nekoq/services/wire"
@@ -182,8 +183,13 @@ func (c Conf) Compare(ctx context.Context, r ConfCompare) (ConfComparison, error
 	return confCall[ConfComparison](ctx, c, api.MethodCompare, r, false)
 }
 
-// Import takes a zip file of area/group/key in, as a whole or not at all.
+// Import takes a zip file of area/group/key in, as a whole or not at all. It travels
+// as base64 in one frame, so it has at most three quarters of MaxFrameBytes.
 func (c Conf) Import(ctx context.Context, r ConfImport) (ConfOutcome, error) {
+	if n, most := int64(len(r.Archive)), c.c.cfg.MaxFrameBytes/4*3-4096; n > most {
+		return ConfOutcome{}, errs.New(errs.TooLarge, "archive: %d bytes: at most %d fit into a request of the native door; import it in parts, or over REST", n, most).
+			With(errs.Detail{Field: "archive", Value: strconv.FormatInt(n, 10), Limit: strconv.FormatInt(most, 10) + " bytes"})
+	}
 	return confCall[ConfOutcome](ctx, c, api.MethodImport, r, true)
 }
 

@@ -29,7 +29,8 @@ type ConfSubscription struct {
 	// Labels of this instance, which gray releases and scopes can pick by.
 	Labels map[string]string
 	// CacheFile keeps the newest version on this machine. It is used when no server
-	// answers at the start. Empty keeps none.
+	// answers at the start. Empty keeps none. That it cannot be written is told to the
+	// client's Logger.
 	CacheFile string
 	// Wait is how long Subscribe waits for a server before it takes the cache file.
 	// Default: the client's Timeout.
@@ -89,6 +90,7 @@ func (c Conf) Subscribe(ctx context.Context, sub ConfSubscription) (*ConfListene
 		return nil, err
 	}
 	if l.cur.CompareAndSwap(nil, cached) {
+		l.noteWhile(cached, err)
 		c.c.cfg.Logger.Warn("no server answers: using the configuration from the cache file", "file", sub.CacheFile, "error", err)
 	}
 	return l, nil
@@ -101,7 +103,9 @@ func (l *ConfListener) await() error {
 	case err := <-l.first:
 		return err
 	case <-timer.C:
-		return errs.New(errs.DeadlineExceeded, "no server gave the configuration of %s within %s", l.sub.Group, l.sub.Wait)
+		var f failures
+		l.c.pool.addDown(&f)
+		return errs.New(errs.DeadlineExceeded, "no server gave the configuration of %s within %s%s", l.sub.Group, l.sub.Wait, f.told(": "))
 	case <-l.ctx.Done():
 		return errs.From(l.ctx.Err())
 	}
@@ -132,13 +136,20 @@ func (l *ConfListener) note(err error) {
 	l.mu.Unlock()
 }
 
+// noteWhile is note for as long as s is the newest version.
+func (l *ConfListener) noteWhile(s *ConfSet, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cur.Load() == s {
+		l.err = err
+	}
+}
+
 func (l *ConfListener) fail(err error) {
 	l.note(err)
-	if err != nil {
-		select {
-		case l.first <- err:
-		default:
-		}
+	select {
+	case l.first <- err:
+	default:
 	}
 }
 
@@ -210,7 +221,6 @@ func (l *ConfListener) follow(well func()) error {
 			continue
 		}
 		well()
-		l.fail(nil)
 		l.take(newConfSet(&whole))
 		whole = api.Effective{}
 	}
@@ -223,6 +233,7 @@ func (l *ConfListener) take(now *ConfSet) {
 	}
 	old := l.cur.Swap(now)
 	l.mu.Lock()
+	l.err = nil
 	bound := l.bound
 	l.mu.Unlock()
 	for _, f := range bound {

@@ -47,7 +47,7 @@ func (v ConfValue) Decode(to any) error {
 		}
 	}
 	if err != nil {
-		return errs.New(errs.InvalidArgument, "%s: the %s content does not fit %T: %s", v.Key, v.Type, to, err).Wrap(err)
+		return errs.New(errs.InvalidArgument, "%s: the %s content does not fit %T", v.Key, v.Type, to).Wrap(err)
 	}
 	return nil
 }

@@ -88,7 +88,7 @@ func TestNumgen(t *testing.T) {
 	}
 }
 
-// Local generation, beside the server's own: no id twice, and the lease goes
+// row: stardust 9: a worker id that no other instance has. Local generation, beside the server's own: no id twice, and the lease goes
 // back at the end.
 func TestLeaseWorker(t *testing.T) {
 	g := numgenClient(t)

@@ -5,10 +5,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"nekoq/services/command"
 	"nekoq/services/errs"
@@ -36,17 +39,15 @@ func (s *Service) Export(ctx context.Context, r api.ExportRequest, fn func(api.A
 		return err
 	}
 	defer v.Release()
-	if r.Area != "" {
-		if _, ok := newReading(v, &api.Client{}).tree.Get(r.Area); !ok {
-			return errs.New(errs.NotFound, "area: there is no area named %q", r.Area).With(errs.Detail{Field: "area", Value: r.Area})
-		}
+	if err := knownArea(v, r.Area); err != nil {
+		return err
 	}
-	asOf := v.Revision()
+	asOf, some := v.Revision(), false
 	give := func(x api.Archived) error {
 		if err := ctx.Err(); err != nil {
 			return errs.From(err)
 		}
-		x.AsOf = asOf
+		x.AsOf, some = asOf, true
 		return fn(x)
 	}
 	indexOf(v).Ascend(prefix, func(k string, row *table.Row) bool {
@@ -58,6 +59,9 @@ func (s *Service) Export(ctx context.Context, r api.ExportRequest, fn func(api.A
 		}
 		return err == nil
 	})
+	if err == nil && !some && r.Group != "" { // groups are there by their items
+		err = errs.New(errs.NotFound, "group: %s/%s has nothing to export", r.Area, r.Group).With(errs.Detail{Field: "group", Value: r.Group})
+	}
 	return err
 }
 
@@ -227,19 +231,32 @@ func (s *Service) unpack(r *api.ImportRequest) ([]api.Archived, error) {
 			return nil, err
 		}
 		room -= int64(len(b))
-		if name == api.ManifestName {
-			if err := json.Unmarshal(b, &m); err != nil {
-				return nil, badArchive("%s cannot be read: %s", api.ManifestName, err)
-			}
-			continue
-		}
 		if _, twice := files[name]; twice {
 			return nil, badArchive("%q stands in it twice", name)
 		}
 		files[name] = b
+		if name == api.ManifestName {
+			if err := readManifest(b, &m); err != nil {
+				return nil, badArchive("%s cannot be read: %s", api.ManifestName, err)
+			}
+			continue
+		}
 		order = append(order, name)
 	}
 	return assemble(r, &m, files, order)
+}
+
+// readManifest refuses fields that are not known: what they say would be lost.
+func readManifest(b []byte, m *api.Manifest) error {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(m); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return errors.New("something follows its end")
+	}
+	return nil
 }
 
 // assemble puts the files together with what the manifest says of them.
@@ -248,6 +265,12 @@ func assemble(r *api.ImportRequest, m *api.Manifest, files map[string][]byte, or
 	used := 0
 	for i := range m.Items {
 		x := &m.Items[i]
+		switch {
+		case about[x.Path()] != nil:
+			return nil, badArchive("%s names %q twice", api.ManifestName, x.Path())
+		case x.Unpublished && len(x.Parts) == 0:
+			return nil, badArchive("%s names %q, of which nothing is published, and nothing else either", api.ManifestName, x.Path())
+		}
 		about[x.Path()] = x
 		for j := range x.Parts {
 			name := x.Parts[j].File(x.Address)
@@ -322,7 +345,7 @@ func (s *Service) intakeParts(in *intake, x *api.Archived, op *table.Op, check c
 		}
 		if err != nil {
 			e := errs.From(err)
-			return errs.New(e.Code, "%s %s: %s", p.Kind, partName(p), e.Message)
+			return errs.New(e.Code, "%s: %s", partName(p), e.Message)
 		}
 		op.Parts = append(op.Parts, part)
 	}
@@ -332,10 +355,13 @@ func (s *Service) intakeParts(in *intake, x *api.Archived, op *table.Op, check c
 func isDraft(p api.ArchivedPart) bool { return p.Kind == api.PartDraft }
 
 func partName(p *api.ArchivedPart) string {
-	if p.Kind == api.PartHistory {
-		return itoa(int64(p.Number))
+	switch p.Kind {
+	case api.PartHistory:
+		return p.Kind + " " + strconv.FormatUint(p.Number, 10)
+	case api.PartGray:
+		return p.Kind + " " + p.Name
 	}
-	return p.Name
+	return p.Kind
 }
 
 // intakePart checks one part. Old releases need not fit today's schema; a rollback
@@ -352,8 +378,10 @@ func (s *Service) intakePart(p *api.ArchivedPart, check checker) (out table.Part
 	case api.PartDraft:
 	case api.PartScheduled:
 		switch now := s.clock.Now(); {
-		case p.At == nil || p.At.After(now.Add(maxAhead)):
-			return out, errs.Invalid("at", p.At, "a time within ten years")
+		case p.At == nil:
+			return out, errs.Invalid("at", "", "when it is published")
+		case p.At.After(now.Add(maxAhead)):
+			return out, errs.Invalid("at", p.At.Format(time.RFC3339), "a time within ten years")
 		case !p.At.After(now):
 			out.Kind = api.PartDraft // its time is over: somebody has to look at it
 		default:
@@ -382,6 +410,11 @@ func (s *Service) intakePart(p *api.ArchivedPart, check checker) (out table.Part
 func (s *Service) intakeRelease(p *api.ArchivedPart, out table.Part) (table.Part, error) {
 	if len(p.Actor) > command.MaxActorBytes {
 		return out, errs.Invalid("actor", p.Actor, "up to "+itoa(command.MaxActorBytes)+" bytes")
+	}
+	if p.Name != "" {
+		if err := api.CheckGroup("name", p.Name); err != nil {
+			return out, err
+		}
 	}
 	switch p.By {
 	case api.ByDelete:

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"nekoq/services/errs"
 	"nekoq/services/state"
@@ -40,15 +41,15 @@ func checkEffective(r api.EffectiveRequest) (*asked, error) {
 			return nil, err
 		}
 	}
-	if len(r.Client) > maxClientName {
-		return nil, errs.Invalid("client", r.Client, "up to 128 bytes")
+	if len(r.Client) > maxClientName || !utf8.ValidString(r.Client) {
+		return nil, errs.Invalid("client", r.Client, "up to 128 bytes of UTF-8")
 	}
 	if len(r.Labels) > maxLabels {
 		return nil, errs.Invalid("labels", len(r.Labels), "at most 16 labels")
 	}
 	for _, k := range slices.Sorted(maps.Keys(r.Labels)) {
-		if k == "" || len(k) > api.MaxGroup || len(r.Labels[k]) > api.MaxKey {
-			return nil, errs.Invalid("labels", k, "names of 1 to 128 bytes with values of up to 256")
+		if k == "" || len(k) > api.MaxGroup || len(r.Labels[k]) > api.MaxKey || !utf8.ValidString(k+r.Labels[k]) {
+			return nil, errs.Invalid("labels", k, "names of 1 to 128 bytes of UTF-8 with values of up to 256")
 		}
 	}
 	a := &asked{EffectiveRequest: r, client: api.Client{Name: r.Client, Labels: r.Labels}}

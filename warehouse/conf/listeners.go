@@ -200,11 +200,17 @@ func (s *Service) withdrawReport(ctx context.Context) error {
 // Listeners tells who listens, at all nodes, and which version each has. What
 // other nodes say is as old as config.report_interval.
 func (s *Service) Listeners(ctx context.Context, r api.ListenersRequest) (*api.ListenerList, error) {
+	if err := r.Check(); err != nil {
+		return nil, err
+	}
 	v, err := s.view(ctx, true)
 	if err != nil {
 		return nil, err
 	}
 	defer v.Release()
+	if err := knownArea(v, r.Area); err != nil {
+		return nil, err
+	}
 	now := s.clock.Now()
 	all, _ := s.listeners.list(now, s.cfg.ListenerLinger)
 	out := &api.ListenerList{Listeners: []api.Listener{}}

@@ -13,6 +13,7 @@ import (
 	"nekoq/services/errs"
 	"nekoq/services/replica"
 	"nekoq/services/state"
+	"nekoq/warehouse/areas"
 	areasapi "nekoq/warehouse/areas/api"
 	"nekoq/warehouse/conf/api"
 	"nekoq/warehouse/conf/internal/table"
@@ -113,6 +114,9 @@ func contentOf(v *state.View, row *table.Row, field, which string) (c api.Conten
 	missing := errs.New(errs.NotFound, "%s: the item %s has no %s", field, row.Path(), which).With(errs.Detail{Field: field, Value: which})
 	var key []byte
 	name, isGray := strings.CutPrefix(which, "gray:")
+	if isGray {
+		missing.Message = field + ": the item " + row.Path() + " has no gray release " + strconv.Quote(name)
+	}
 	switch {
 	case which == "release" && row.Release != nil:
 		c, key = row.Release.Content, table.ReleaseKey(row.ID, row.Release.Number)
@@ -130,7 +134,7 @@ func contentOf(v *state.View, row *table.Row, field, which string) (c api.Conten
 		}
 	default:
 		if n, err := strconv.ParseUint(which, 10, 64); err == nil {
-			return releaseOf(v, row, n)
+			return releaseOf(v, row, field, n)
 		}
 		if which != "release" && which != "draft" && which != "scheduled" && which != "schema" {
 			return c, nil, errs.Invalid(field, which, "release, draft, scheduled, schema, gray:NAME, or the number of a release")
@@ -181,7 +185,23 @@ func prefixOf(area, group, key string) (string, error) {
 	if err := api.CheckGroup("group", group); err != nil {
 		return "", err
 	}
+	if key != "" && key != "." && key != ".." { // those begin keys, and are none
+		if err := api.CheckKey("prefix", key); err != nil {
+			return "", err
+		}
+	}
 	return string(table.ItemKey(api.Address{Area: area, Group: group, Key: key})), nil
+}
+
+// knownArea refuses a filter by an area that is not there; "" is no filter.
+func knownArea(v *state.View, area string) error {
+	if area == "" {
+		return nil
+	}
+	if _, ok := areas.TreeOf(v).Get(area); !ok {
+		return errs.New(errs.NotFound, "area: there is no area named %q", area).With(errs.Detail{Field: "area", Value: area})
+	}
+	return nil
 }
 
 // Items lists items in the order of area, group and key.
@@ -196,6 +216,9 @@ func (s *Service) Items(ctx context.Context, r api.ItemsRequest) (*api.ItemList,
 		return nil, err
 	}
 	defer v.Release()
+	if err := knownArea(v, r.Area); err != nil {
+		return nil, err
+	}
 	out := &api.ItemList{Items: []api.Item{}}
 	from := prefix
 	if r.After.Key != "" {

@@ -26,8 +26,10 @@ type reading struct {
 	levels map[string][]string
 	gray   bool // a gray release was asked: other clients may get something else
 
-	// with stands in for an item's content that is not written yet.
-	with *candidate
+	// own stands in for the content of one item that is not written yet; with, for
+	// those of others that are written together with it.
+	own  *candidate
+	with candidates
 }
 
 type candidate struct {
@@ -35,6 +37,9 @@ type candidate struct {
 	content api.Content
 	bytes   []byte
 }
+
+// candidates are contents that are written at once.
+type candidates map[api.Address]*candidate
 
 func newReading(v *state.View, c *api.Client) *reading {
 	return &reading{r: v, tree: areas.TreeOf(v), x: indexOf(v), client: c, levels: map[string][]string{}}
@@ -75,8 +80,12 @@ func (d *reading) levelsOf(area string) []string {
 func (d *reading) pick(area, group, key string) (picked, bool) {
 	for _, level := range d.levelsOf(area) {
 		a := api.Address{Area: level, Group: group, Key: key}
-		if d.with != nil && d.with.address == a {
-			return picked{address: a, content: d.with.content, bytes: d.with.bytes}, true
+		c := d.with[a]
+		if d.own != nil && d.own.address == a {
+			c = d.own
+		}
+		if c != nil {
+			return picked{address: a, content: c.content, bytes: c.bytes}, true
 		}
 		row, ok := d.x.Item(a)
 		if !ok {
@@ -319,21 +328,21 @@ func (d *reading) scopeOf() string {
 // whose references cannot work. With references it is the resolved content that
 // counts, unless some cannot be resolved yet; then the content as it stands may
 // fit instead.
-func (s *Service) check(v *state.View, a api.Address, c api.Content, b []byte) error {
+func (s *Service) check(v *state.View, a api.Address, c api.Content, b []byte, with candidates) error {
 	row, known := indexOf(v).Item(a)
 	schema, err := s.schemaOf(v, row, known)
 	if err != nil {
 		return err
 	}
-	return s.checkWith(v, a, c, b, schema)
+	return s.checkUnder(v, a, c, b, schema, with)
 }
 
-func (s *Service) checkWith(v *state.View, a api.Address, c api.Content, b []byte, schema *jsonschema.Schema) error {
+func (s *Service) checkUnder(v *state.View, a api.Address, c api.Content, b []byte, schema *jsonschema.Schema, with candidates) error {
 	d := newReading(v, &api.Client{})
 	if !c.Refs {
 		return fits(c.Type, b, schema)
 	}
-	d.with = &candidate{address: a, content: c, bytes: b}
+	d.own, d.with = &candidate{address: a, content: c, bytes: b}, with
 	resolved, problems, err := d.resolve(a.Area, &picked{address: a, content: c, bytes: b})
 	if err != nil {
 		return damaged(err)

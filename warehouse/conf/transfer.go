@@ -22,6 +22,7 @@ type intake struct {
 	dryRun   bool
 	comment  string
 	by       string
+	with     candidates // what is published together
 }
 
 // maxIntake bounds the items of one import or clone.
@@ -59,8 +60,9 @@ func (s *Service) takeIn(ctx context.Context, in intake) (*api.Outcome, error) {
 }
 
 func (s *Service) plan(v *state.View, in *intake, out *api.Outcome) (ops []table.Op, err error) {
-	total := int64(0)
+	total, created := int64(0), 0
 	seen := map[api.Address]bool{}
+	in.with = s.together(v, in)
 	for i := range in.list {
 		x := &in.list[i]
 		if seen[x.Address] {
@@ -76,13 +78,37 @@ func (s *Service) plan(v *state.View, in *intake, out *api.Outcome) (ops []table
 		if op == nil {
 			continue
 		}
+		if did == "create" {
+			created++
+		}
 		if total += int64(op.Size()); total > s.cfg.MaxImportBytes {
 			return nil, errs.New(errs.TooLarge, "more than config.max_import_bytes = %d bytes of contents at once; take them in by groups, or without history", s.cfg.MaxImportBytes).
 				With(errs.Detail{Field: "config.max_import_bytes", Limit: itoa(s.cfg.MaxImportBytes) + " bytes"})
 		}
 		ops = append(ops, *op)
 	}
-	return ops, nil
+	return ops, s.roomFor(indexOf(v), created)
+}
+
+// together gives the contents that the intake publishes. They come at once, so each
+// is checked as it will stand beside the others.
+func (s *Service) together(v *state.View, in *intake) candidates {
+	out := candidates{}
+	if in.draft {
+		return out
+	}
+	for i := range in.list {
+		x := &in.list[i]
+		row, exists := indexOf(v).Item(x.Address)
+		if x.Unpublished || exists && in.ifExists == api.IfExistsSkip {
+			continue
+		}
+		c, err := s.describe(typeAt(x.Address, row, exists && x.Schema == "", x.Type), x.Bytes)
+		if err == nil { // else it is refused when its turn comes
+			out[x.Address] = &candidate{address: x.Address, content: c, bytes: x.Bytes}
+		}
+	}
+	return out
 }
 
 // planOne gives the op that takes one item in, nil when nothing is to be done.
@@ -96,12 +122,15 @@ func (s *Service) planOne(v *state.View, in *intake, x *api.Archived) (*table.Op
 	}
 	row, exists := indexOf(v).Item(x.Address)
 	did := "create"
+	if exists && in.ifExists == api.IfExistsSkip {
+		return nil, "skip", nil
+	}
 	if exists {
 		op.If, did = &row.Revision, "change"
 	} else if _, ok := newReading(v, &api.Client{}).tree.Get(x.Area); !ok {
 		return nil, "", errs.New(errs.NotFound, "area: there is no area named %q; create it first", x.Area)
 	}
-	check, err := s.intakeContent(v, row, exists, x, &op)
+	check, err := s.intakeContent(v, in, x, &op)
 	if err != nil {
 		return nil, "", err
 	}
@@ -110,15 +139,13 @@ func (s *Service) planOne(v *state.View, in *intake, x *api.Archived) (*table.Op
 	}
 	switch {
 	case !exists:
-		return &op, did, nil
-	case in.ifExists == api.IfExistsSkip:
-		return nil, "skip", nil
+		return &op, did, table.Overwrite(&op, &table.Row{})
 	case !in.draft && holdsAll(row, x, &op):
 		return nil, "same", nil
 	case in.ifExists == api.IfExistsFail:
 		return nil, "", errs.New(errs.AlreadyExists, "it exists already, with another content; if_exists = skip or overwrite says what to do")
 	}
-	return &op, did, nil
+	return &op, did, table.Overwrite(&op, row)
 }
 
 // holdsAll tells whether an item has all that would be taken in. Its history is its
@@ -158,14 +185,16 @@ type checker func(typ string, b []byte) (api.Content, error)
 
 // intakeContent checks what is to be published against the schema that comes with
 // it, else against that of the item, and gives how to check the rest.
-func (s *Service) intakeContent(v *state.View, row *table.Row, exists bool, x *api.Archived, op *table.Op) (checker, error) {
+func (s *Service) intakeContent(v *state.View, in *intake, x *api.Archived, op *table.Op) (checker, error) {
 	if x.Description != "" {
 		if err := checkText("description", x.Description); err != nil {
 			return nil, err
 		}
 		op.Description = &x.Description
 	}
-	check := func(typ string, b []byte) (api.Content, error) { return s.prepareAt(v, x.Address, typ, b) }
+	check := func(typ string, b []byte) (api.Content, error) {
+		return s.prepareAt(v, x.Address, typ, b, in.with)
+	}
 	if x.Schema != "" {
 		op.SchemaBytes = []byte(x.Schema)
 		op.Schema = &api.Content{Type: api.JSON, Size: len(op.SchemaBytes), Hash: hashOf(api.JSON, op.SchemaBytes)}
@@ -184,7 +213,7 @@ func (s *Service) intakeContent(v *state.View, row *table.Row, exists bool, x *a
 			if err != nil {
 				return c, err
 			}
-			return c, s.checkWith(v, x.Address, c, b, schema)
+			return c, s.checkUnder(v, x.Address, c, b, schema, in.with)
 		}
 	}
 	if x.Unpublished {

@@ -3,6 +3,7 @@ package conf
 import (
 	"context"
 	"errors"
+	"strconv"
 	"time"
 	"unicode/utf8"
 
@@ -77,31 +78,46 @@ func (s *Service) prepare(ctx context.Context, a api.Address, typ string, b []by
 	if row, known := indexOf(v).Item(a); known {
 		under = row.Under()
 	}
-	c, err := s.prepareAt(v, a, typ, b)
+	c, err := s.prepareAt(v, a, typ, b, nil)
 	return c, under, err
 }
 
-func (s *Service) prepareAt(v *state.View, a api.Address, typ string, b []byte) (api.Content, error) {
+func (s *Service) prepareAt(v *state.View, a api.Address, typ string, b []byte, with candidates) (api.Content, error) {
 	x := indexOf(v)
 	row, known := x.Item(a)
-	switch {
-	case typ != "":
-	case known && row.Draft != nil:
-		typ = row.Draft.Type
-	case known && row.Release != nil:
-		typ = row.Release.Type
-	default:
-		typ = typeOf(a.Key)
-	}
-	c, err := s.describe(typ, b)
+	c, err := s.describe(typeAt(a, row, known, typ), b)
 	if err != nil {
 		return c, err
 	}
-	if !known && x.Counters.Items >= uint64(s.cfg.MaxItems) {
-		return c, errs.New(errs.Exhausted, "there are %d items, and config.max_items = %d", x.Counters.Items, s.cfg.MaxItems).
-			With(errs.Detail{Field: "config.max_items", Limit: itoa(s.cfg.MaxItems)})
+	if !known {
+		if err := s.roomFor(x, 1); err != nil {
+			return c, err
+		}
 	}
-	return c, s.check(v, a, c, b)
+	return c, s.check(v, a, c, b, with)
+}
+
+// typeAt is the type of a content for an item: the one given, else that of the
+// item, else the one that the key's ending says.
+func typeAt(a api.Address, row *table.Row, known bool, typ string) string {
+	switch {
+	case typ != "":
+		return typ
+	case known && row.Draft != nil:
+		return row.Draft.Type
+	case known && row.Release != nil:
+		return row.Release.Type
+	}
+	return typeOf(a.Key)
+}
+
+// roomFor refuses more items than there may be.
+func (s *Service) roomFor(x *table.Index, more int) error {
+	if x.Counters.Items+uint64(more) <= uint64(s.cfg.MaxItems) {
+		return nil
+	}
+	return errs.New(errs.Exhausted, "there are %d items, and config.max_items = %d", x.Counters.Items, s.cfg.MaxItems).
+		With(errs.Detail{Field: "config.max_items", Limit: itoa(s.cfg.MaxItems)})
 }
 
 // Draft writes the draft of an item, which nobody sees before it is published. The
@@ -158,6 +174,9 @@ func (s *Service) Publish(ctx context.Context, r api.PublishRequest) (*api.Item,
 		op.Do, op.At = table.DoSchedule, r.At
 	}
 	if !r.Direct {
+		if r.Type != "" {
+			return nil, errs.Invalid("content_type", r.Type, "none without a content: a draft has its own")
+		}
 		return s.publishDraft(ctx, op)
 	}
 	return s.bring(ctx, op, r.Type, r.Bytes)
@@ -173,11 +192,11 @@ func (s *Service) stored(ctx context.Context, op table.Op, find func(v *state.Vi
 	asked := op.If
 	for try := 0; ; try++ {
 		rev, err := s.look(ctx, op.Address, find)
-		if err != nil {
-			return nil, err
-		}
 		if asked == nil {
 			op.If = &rev
+		}
+		if err != nil {
+			return s.settled(ctx, op, err)
 		}
 		item, err := s.one(ctx, op)
 		if asked == nil && try < 3 && errs.Has(err, errs.RevisionMismatch) {
@@ -186,6 +205,22 @@ func (s *Service) stored(ctx context.Context, op table.Op, find func(v *state.Vi
 		}
 		return item, err
 	}
+}
+
+// settled asks for the outcome of an op that is refused because what it is about is
+// not there. It may be gone because this very request was carried out before, and
+// its answer was lost: then the first answer counts. The op demands that the item is
+// as it was looked at, so that nothing is carried out that was not checked.
+func (s *Service) settled(ctx context.Context, op table.Op, refusal error) (*api.Item, error) {
+	missing := errs.Has(refusal, errs.NotFound) || errs.Has(refusal, errs.FailedPrecond)
+	if !missing || command.RequestIDFrom(ctx) == (command.RequestID{}) {
+		return nil, refusal
+	}
+	item, err := s.one(ctx, op)
+	if errs.Has(err, errs.NotFound) || errs.Has(err, errs.FailedPrecond) {
+		return nil, refusal // it says which field
+	}
+	return item, err
 }
 
 func (s *Service) look(ctx context.Context, a api.Address, find func(v *state.View, row *table.Row) (api.Content, []byte, error)) (uint64, error) {
@@ -201,15 +236,15 @@ func (s *Service) look(ctx context.Context, a api.Address, find func(v *state.Vi
 	if !ok {
 		return 0, table.NotFound(a)
 	}
-	c, b, err := find(v, &row)
-	if err != nil {
-		return 0, err
-	}
 	rev := row.Revision
 	if row.Deleted {
 		rev = 0
 	}
-	return rev, s.check(v, a, c, b)
+	c, b, err := find(v, &row)
+	if err != nil {
+		return rev, err
+	}
+	return rev, s.check(v, a, c, b, nil)
 }
 
 func (s *Service) publishDraft(ctx context.Context, op table.Op) (*api.Item, error) {
@@ -239,19 +274,19 @@ func (s *Service) Rollback(ctx context.Context, r api.RollbackRequest) (*api.Ite
 	}
 	op := table.Op{Do: table.DoRollback, Address: r.Address, If: r.IfRevision, Number: r.Number, Comment: r.Comment}
 	return s.stored(ctx, op, func(v *state.View, row *table.Row) (api.Content, []byte, error) {
-		return releaseOf(v, row, r.Number)
+		return releaseOf(v, row, "number", r.Number)
 	})
 }
 
-// releaseOf reads a release with its bytes.
-func releaseOf(v *state.View, row *table.Row, number uint64) (c api.Content, b []byte, err error) {
+// releaseOf reads a release, which field names, with its bytes.
+func releaseOf(v *state.View, row *table.Row, field string, number uint64) (c api.Content, b []byte, err error) {
 	rel, ok, err := table.GetRelease(v, row.ID, number)
 	if err != nil {
 		return c, nil, damaged(err)
 	}
 	if !ok || rel.By == api.ByDelete {
-		return c, nil, errs.New(errs.NotFound, "number: the item %s has no release %d", row.Path(), number).
-			With(errs.Detail{Field: "number", Value: itoa(int64(number))})
+		return c, nil, errs.New(errs.NotFound, "%s: the item %s has no release %d", field, row.Path(), number).
+			With(errs.Detail{Field: field, Value: strconv.FormatUint(number, 10)})
 	}
 	if b, ok = table.Content(v, table.ReleaseKey(row.ID, number)); !ok {
 		return c, nil, damaged(errors.New("conf: a release is missing"))
@@ -363,30 +398,47 @@ func (s *Service) Gray(ctx context.Context, r api.GrayRequest) (*api.Item, error
 	if r.HasContent {
 		return s.bring(ctx, op, r.Type, r.Bytes)
 	}
+	if r.Type != "" {
+		return nil, errs.Invalid("content_type", r.Type, "none without a content: that of the gray release stays as it is")
+	}
 	return s.one(ctx, op)
 }
 
 // GrayDrop takes a gray release back.
 func (s *Service) GrayDrop(ctx context.Context, r api.GrayRequest) (*api.Item, error) {
-	return s.endGray(ctx, table.DoGrayDrop, r)
-}
-
-// GrayPromote gives the content of a gray release to everybody.
-func (s *Service) GrayPromote(ctx context.Context, r api.GrayRequest) (*api.Item, error) {
-	return s.endGray(ctx, table.DoGrayPromote, r)
-}
-
-func (s *Service) endGray(ctx context.Context, do table.Verb, r api.GrayRequest) (*api.Item, error) {
-	if err := r.Address.Check(); err != nil {
+	op, err := endGray(table.DoGrayDrop, &r)
+	if err != nil {
 		return nil, err
+	}
+	return s.one(ctx, op)
+}
+
+// GrayPromote gives the content of a gray release to everybody. Others refer to it
+// only from now on, so its references are asked about once more.
+func (s *Service) GrayPromote(ctx context.Context, r api.GrayRequest) (*api.Item, error) {
+	op, err := endGray(table.DoGrayPromote, &r)
+	if err != nil {
+		return nil, err
+	}
+	return s.stored(ctx, op, func(v *state.View, row *table.Row) (api.Content, []byte, error) {
+		if row.Deleted {
+			return api.Content{}, nil, table.NotFound(row.Address)
+		}
+		return contentOf(v, row, "gray", "gray:"+r.Name)
+	})
+}
+
+func endGray(do table.Verb, r *api.GrayRequest) (op table.Op, err error) {
+	if err := r.Address.Check(); err != nil {
+		return op, err
 	}
 	if err := api.CheckGroup("gray", r.Name); err != nil {
-		return nil, err
+		return op, err
 	}
 	if err := checkText("comment", r.Comment); err != nil {
-		return nil, err
+		return op, err
 	}
-	return s.one(ctx, table.Op{Do: do, Address: r.Address, If: r.IfRevision, Gray: r.Name, Comment: r.Comment})
+	return table.Op{Do: do, Address: r.Address, If: r.IfRevision, Gray: r.Name, Comment: r.Comment}, nil
 }
 
 // GroupPut sets what belongs to a group in every area.

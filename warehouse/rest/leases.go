@@ -232,7 +232,10 @@ func (l *claims) claim(ctx context.Context, in *claimIn) (*claimOut, error) {
 	if r.Lease, err = form.Lease("lease", in.Body.Lease); err != nil {
 		return nil, err
 	}
-	if r.TTL, err = duration("ttl", in.Body.TTL, 0); err != nil {
+	if r.TTL, err = duration("ttl", in.Body.TTL, 0); err == nil && in.Body.TTL != "" && r.TTL == 0 { // 0 stands for none
+		err = errs.Invalid("ttl", in.Body.TTL, "1s to 24h")
+	}
+	if err != nil {
 		return nil, err
 	}
 	if r.Wait, err = duration("wait", in.Body.Wait, 0); err != nil {

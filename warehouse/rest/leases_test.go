@@ -205,6 +205,7 @@ func TestBadClaims(t *testing.T) {
 		bad("PUT", "/v1/warehouse/"+many+"/a%00b", `{"holder":"x"}`, "name")
 		bad("PUT", path, `{"holder":"x","ttl":"999ms"}`, "ttl", "1s to 24h")
 		bad("PUT", path, `{"holder":"x","ttl":"25h"}`, "ttl", "1s to 24h")
+		bad("PUT", path, `{"holder":"x","ttl":"0s"}`, "ttl", "0s", "1s to 24h")
 		bad("PUT", path, `{"holder":"x","ttl":"soon"}`, "ttl")
 		bad("PUT", path, `{"holder":"x","wait":"2h"}`, "wait", "0 to 1h0m0s")
 		bad("PUT", path, `{"holder":"x","wait":"-1s"}`, "wait")
@@ -294,6 +295,7 @@ func TestWaiterThatGoesAway(t *testing.T) {
 	line(0)
 }
 
+// row: nekoq 9: a path ends with a slash; first what exists, then what changes.
 func TestFolder(t *testing.T) {
 	d := open(t)
 	d.ok("PUT", "/v1/warehouse/kv/f/a", "1")

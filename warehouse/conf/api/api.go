@@ -439,6 +439,24 @@ type ListenersRequest struct {
 	Key   string `json:"key,omitempty"`
 }
 
+// Check refuses names that nothing can have.
+func (r ListenersRequest) Check() error {
+	if r.Area != "" {
+		if err := areas.CheckName("area", r.Area); err != nil {
+			return err
+		}
+	}
+	if r.Group != "" {
+		if err := CheckGroup("group", r.Group); err != nil {
+			return err
+		}
+	}
+	if r.Key != "" {
+		return CheckKey("key", r.Key)
+	}
+	return nil
+}
+
 // Listener is one client that waits for changes.
 type Listener struct {
 	Client string            `json:"client" doc:"What the client calls itself."`

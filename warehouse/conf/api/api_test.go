@@ -86,6 +86,15 @@ func TestRules(t *testing.T) {
 			t.Errorf("%+v: %v", bad, err)
 		}
 	}
+	for _, r := range []string{"::ffff:10.1.2.3", "::ffff:10.0.0.0/104", "::ffff:10.0.0.1-10.9.9.9", "::/0", "10.0.0.0/8"} {
+		rule := Rule{IPs: []string{r}}
+		if err := rule.Check("rule"); err != nil {
+			t.Error(r, err)
+		}
+		if got := rule.Fits(&Client{IP: netip.MustParseAddr("10.1.2.3")}, ""); got != (r != "::/0") {
+			t.Errorf("10.1.2.3 in %s: %v", r, got)
+		}
+	}
 	nobody := Rule{}
 	if nobody.Fits(&Client{Name: "c"}, "") {
 		t.Error("an empty rule fits")

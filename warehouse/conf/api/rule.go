@@ -93,6 +93,9 @@ type ipRange struct{ from, to netip.Addr }
 
 func parseRange(s string) (r ipRange, ok bool) {
 	if p, err := netip.ParsePrefix(s); err == nil {
+		if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
+			p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
+		}
 		return ipRange{p.Masked().Addr(), last(p)}, true
 	}
 	low, high, two := strings.Cut(s, "-")
@@ -100,10 +103,12 @@ func parseRange(s string) (r ipRange, ok bool) {
 	if err != nil || from.Zone() != "" {
 		return r, false
 	}
+	from = from.Unmap() // as the addresses of clients are
 	if !two {
 		return ipRange{from, from}, true
 	}
 	to, err := netip.ParseAddr(strings.TrimSpace(high))
+	to = to.Unmap()
 	return ipRange{from, to}, err == nil && to.Zone() == "" && from.Is4() == to.Is4() && !to.Less(from)
 }
 

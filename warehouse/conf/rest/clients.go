@@ -100,18 +100,18 @@ func (d *door) request(c *gin.Context) (r api.EffectiveRequest, peer conf.Peer, 
 		r.Labels = map[string]string{}
 		for pair := range strings.SplitSeq(v, ",") {
 			name, value, ok := strings.Cut(pair, "=")
-			if !ok {
-				return r, peer, errs.Invalid("labels", v, "pairs such as a=1,b=2")
+			if _, twice := r.Labels[name]; !ok || twice {
+				return r, peer, errs.Invalid("labels", v, "pairs such as a=1,b=2, each name once")
 			}
 			r.Labels[name] = value
 		}
 	}
-	switch v := c.Query("stale"); v {
-	case "", "false":
-	case "true":
-		r.Stale = true
-	default:
-		return r, peer, errs.Invalid("stale", v, "true or false")
+	if v := c.Query("stale"); v != "" {
+		stale, err := strconv.ParseBool(v) // as the other routes read it
+		if err != nil {
+			return r, peer, errs.Invalid("stale", v, "true or false")
+		}
+		r.Stale = stale
 	}
 	return r, peer, nil
 }

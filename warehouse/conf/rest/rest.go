@@ -264,9 +264,6 @@ func (d *door) publish(ctx context.Context, in *publishInput) (*output[api.Item]
 	r := api.PublishRequest{WriteRequest: api.WriteRequest{Address: in.address(), IfRevision: rev}}
 	if b := in.Body; b != nil {
 		r.Comment, r.At, r.Type = b.Comment, b.At, b.Type
-		if b.Content == nil && b.Type != "" {
-			return nil, errs.Invalid("content_type", b.Type, "none without a content: a draft has its own")
-		}
 		if b.Content != nil {
 			r.Direct, r.Bytes = true, []byte(*b.Content)
 		}

@@ -152,20 +152,20 @@ func itemTable(t *table, it *client.ConfItem) {
 		t.row("deleted", "yes")
 	}
 	if s := it.Schema; s != nil {
-		t.row("schema", fmt.Sprintf("%d bytes", s.Size))
+		t.row("schema", many(s.Size, "byte"))
 	}
 	if r := it.Release; r != nil {
-		t.row("release", fmt.Sprintf("%d: %s, %d bytes, by %s of %s at %s", r.Number, r.Type, r.Size, r.By, r.Actor, stampText(r.Time)))
+		t.row("release", fmt.Sprintf("%d: %s, %s, by %s of %s at %s", r.Number, r.Type, many(r.Size, "byte"), r.By, r.Actor, stampText(r.Time)))
 	}
 	if d := it.Draft; d != nil {
-		t.row("draft", fmt.Sprintf("%s, %d bytes, on release %d, of %s at %s", d.Type, d.Size, d.Base, d.Actor, stampText(d.Time)))
+		t.row("draft", fmt.Sprintf("%s, %s, on release %d, of %s at %s", d.Type, many(d.Size, "byte"), d.Base, d.Actor, stampText(d.Time)))
 	}
 	if s := it.Scheduled; s != nil {
-		t.row("scheduled", fmt.Sprintf("for %s: %s, %d bytes, of %s", stampText(s.At), s.Type, s.Size, s.Actor))
+		t.row("scheduled", fmt.Sprintf("for %s: %s, %s, of %s", stampText(s.At), s.Type, many(s.Size, "byte"), s.Actor))
 	}
 	for i := range it.Gray {
 		g := &it.Gray[i]
-		t.row("gray "+g.Name, fmt.Sprintf("%s: %s, %d bytes, priority %d", ruleText(&g.Rule), g.Type, g.Size, g.Priority))
+		t.row("gray "+g.Name, fmt.Sprintf("%s: %s, %s, priority %d", ruleText(&g.Rule), g.Type, many(g.Size, "byte"), g.Priority))
 	}
 }
 

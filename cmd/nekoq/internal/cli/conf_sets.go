@@ -39,10 +39,10 @@ func ruleFlags(cmd *cobra.Command) func() (*client.ConfRule, error) {
 			}
 			r.Labels[name] = append(r.Labels[name], value)
 		}
-		if len(r.IPs) == 0 && len(r.Labels) == 0 && r.Percent == 0 {
+		if len(r.IPs) == 0 && len(r.Labels) == 0 && !cmd.Flags().Changed("percent") {
 			return nil, nil
 		}
-		return &r, nil
+		return &r, r.Check("rule")
 	}
 }
 
@@ -311,7 +311,7 @@ func (a *app) confCompare() *cobra.Command {
 					for _, k := range c.Keys {
 						t.row(k.Key, k.Status)
 						if k.Unified != "" {
-							t.row(strings.TrimSuffix(k.Unified, "\n"))
+							t.text(strings.TrimSuffix(k.Unified, "\n") + "\n")
 						}
 					}
 				})
@@ -328,7 +328,8 @@ func (a *app) confImport() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "import FOLDER|FILE.zip", Short: "Import a folder or a zip file of AREA/GROUP/KEY, as a whole or not at all", Args: cobra.ExactArgs(1),
 		Long: `Import a folder or a zip file of AREA/GROUP/KEY, as a whole or not at all. With --area, or --area and --group, paths may be
-GROUP/KEY, or KEY, and what the flags name takes the place of what the paths say.`,
+GROUP/KEY, or KEY, and what the flags name takes the place of what the paths say. Of a folder, links and names that begin with a
+dot are left out.`,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if r.Archive, err = readArchive(args[0]); err != nil {
 				return errs.New(errs.InvalidArgument, "the archive cannot be read: %s", err)
@@ -425,7 +426,11 @@ All of it is as of one revision. --with adds drafts (and what is scheduled), gra
 					return err
 				}
 				return a.emit(map[string]any{"items": len(about.Items), "to": args[0], "revision": about.Revision}, func(t *table) {
-					t.row(fmt.Sprintf("%d items as of revision %d to %s", len(about.Items), about.Revision, args[0]))
+					n := many(len(about.Items), "item")
+					if about.Revision != 0 { // there is none when there is no item
+						n = fmt.Sprintf("%s as of revision %d", n, about.Revision)
+					}
+					t.row(n + " to " + args[0])
 				})
 			})
 		},

@@ -125,7 +125,7 @@ func TestConfCommands(t *testing.T) {
 	s.fails("conf import "+out, exitConflict, "eu/copy/app.yaml")
 	s.has("conf import "+out+" --if-exists overwrite", "eu/copy/app.yaml change")
 	zip := filepath.Join(dir, "x.zip")
-	s.has("conf export "+zip+" --area eu --group copy", "1 items")
+	s.has("conf export "+zip+" --area eu --group copy", "1 item as of")
 	s.has("conf import "+zip+" --area eu --group third", "eu/third/app.yaml create")
 	s.fails("conf import "+filepath.Join(dir, "none"), exitUsage, "none")
 
@@ -180,6 +180,16 @@ func TestConfAndAreaRefusals(t *testing.T) {
 	s.fails("conf gray-promote default/shop/k g --if-revision 1", exitConflict, "revision_mismatch")
 	s.has("conf gray-promote default/shop/k g --comment enough", "release 2")
 	s.has("conf history default/shop/k", "promote of g", "enough")
+
+	s.fails("conf list nowhere", exitNotFound, `no area named "nowhere"`)
+	s.fails("conf listeners --area nowhere", exitNotFound, "nowhere")
+	s.fails("conf publish default/shop/k --type json", exitUsage, "a draft has its own")
+	s.fails("conf gray default/shop/k h x --percent NaN", exitUsage, "0.01 to 100")
+	s.fails("conf gray default/shop/k h x --percent 0", exitUsage, "at least one of")
+	s.fails("conf scope put office --area eu --ip 10.0.0.0/99", exitUsage, "10.0.0.0/99")
+	s.has("conf publish eu/shop/one 1", "text, 1 byte, by")
+	s.fails("conf export "+t.TempDir()+" --area eu --group none", exitNotFound, "eu/none has nothing")
+	s.has("conf export "+t.TempDir()+" --area north", "0 items to ")
 
 	empty := t.TempDir()
 	s.fails("conf import "+empty, exitUsage, "no item")

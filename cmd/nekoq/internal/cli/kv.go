@@ -217,7 +217,7 @@ func staleText(h keys.Header) string {
 	if !h.LagKnown {
 		return "no leader has been heard of since the server started"
 	}
-	return fmt.Sprintf("%d entries behind, leader heard of %s ago", h.LagEntries, h.LagAge)
+	return fmt.Sprintf("%s behind, leader heard of %s ago", many(h.LagEntries, "entry"), h.LagAge)
 }
 
 func showKey(t *table, kv keys.KV) {

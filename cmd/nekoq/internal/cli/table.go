@@ -20,10 +20,11 @@ func newTable(w io.Writer) *table {
 	return &table{w: tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.StripEscape)}
 }
 
-// row writes one line; empty cells show as "-".
+// row writes one line; empty cells show as "-". What would break the line, or tell
+// the terminal something, shows quoted: names and comments are what anybody says.
 func (t *table) row(cells ...any) {
 	for i, c := range cells {
-		text := fmt.Sprint(c)
+		text := printable([]byte(fmt.Sprint(c)), 0)
 		if text == "" {
 			text = "-"
 		}
@@ -35,6 +36,24 @@ func (t *table) row(cells ...any) {
 		}
 	}
 	_, _ = io.WriteString(t.w, "\n")
+}
+
+// text writes lines as they are.
+func (t *table) text(lines string) {
+	if _, err := io.WriteString(t.w, lines); err != nil && t.err == nil {
+		t.err = err
+	}
+}
+
+// many is "1 item" or "2 items".
+func many[T int | int64 | uint64](n T, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	if stem, ok := strings.CutSuffix(one, "y"); ok {
+		one = stem + "ie"
+	}
+	return fmt.Sprintf("%d %ss", n, one)
 }
 
 func (t *table) flush() error {

@@ -88,6 +88,42 @@ func (w *writer) current(o *Op, row *Row) bool {
 	return true
 }
 
+// Overwrite tells before the log what applying an op that takes an item in would
+// refuse, the item being as row.
+func Overwrite(o *Op, row *Row) error {
+	if row.ReadOnly {
+		return isReadOnly(o)
+	}
+	scheduled, gray := row.Scheduled != nil, len(row.Gray)
+	for i := range o.Parts {
+		switch p := &o.Parts[i]; p.Kind {
+		case api.PartScheduled:
+			scheduled = true
+		case api.PartGray:
+			if slices.ContainsFunc(row.Gray, func(g api.Gray) bool { return g.Name == p.Name }) {
+				continue
+			}
+			if gray++; gray > api.MaxGray {
+				return tooManyGray(&Op{Address: o.Address, Gray: p.Name}, api.MaxGray)
+			}
+		}
+	}
+	if scheduled && o.ReadOnly != nil && *o.ReadOnly {
+		return readOnlyWithSchedule(o)
+	}
+	return nil
+}
+
+func isReadOnly(o *Op) error {
+	return errs.New(errs.FailedPrecond, "key: the item %s is read-only; take read_only back first", o.Path()).
+		With(errs.Detail{Field: "read_only", Value: "true", Limit: "false"})
+}
+
+func readOnlyWithSchedule(o *Op) error {
+	return errs.New(errs.Conflict, "read_only: the item %s has a scheduled release; cancel it first", o.Path()).
+		With(errs.Detail{Field: "read_only", Value: "true", Limit: "an item without a schedule"})
+}
+
 // checkParts refuses an op that was not made by this program.
 func checkParts(o *Op) error {
 	for i := range o.Parts {

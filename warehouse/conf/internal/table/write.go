@@ -99,8 +99,7 @@ func (w *writer) op(o *Op) (Row, bool, error) {
 		return row, false, err
 	}
 	if o.Do != DoSettings && live && row.ReadOnly {
-		return row, false, errs.New(errs.FailedPrecond, "key: the item %s is read-only; take read_only back first", o.Path()).
-			With(errs.Detail{Field: "read_only", Value: "true", Limit: "false"})
+		return row, false, isReadOnly(o)
 	}
 	if !live {
 		if row, err = w.revive(o, row, known); err != nil {
@@ -380,8 +379,7 @@ func (w *writer) delete(o *Op, row *Row) {
 
 func (w *writer) settings(o *Op, row *Row) error {
 	if o.ReadOnly != nil && *o.ReadOnly && row.Scheduled != nil {
-		return errs.New(errs.Conflict, "read_only: the item %s has a scheduled release; cancel it first", o.Path()).
-			With(errs.Detail{Field: "read_only", Value: "true", Limit: "an item without a schedule"})
+		return readOnlyWithSchedule(o)
 	}
 	if o.ReadOnly != nil {
 		row.ReadOnly = *o.ReadOnly

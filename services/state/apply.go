@@ -44,7 +44,7 @@ func (m *Machine) ApplyEntry(index, term uint64, entry []byte) ([]Result, error)
 	if err != nil {
 		return nil, m.halt(err)
 	}
-	m.publishApplied()
+	m.offer()
 	m.publishEvents()
 	m.activeBytes.Store(m.active.bytes)
 	m.changed = true
@@ -84,17 +84,13 @@ func (m *Machine) applyBatch(index, term uint64, entry []byte) (results []Result
 	if err != nil {
 		return nil, fmt.Errorf("entry %d: %w", index, err)
 	}
-	for i, c := range m.tx.changed {
-		if c {
-			m.refreeze(i)
-		}
-	}
 	m.meta.index, m.meta.term = index, term
 	m.ring.add(index, m.meta.chain)
 	m.seq++
 	return results, nil
 }
 
+// refreeze takes a new copy of an index that has changed since the last one.
 func (m *Machine) refreeze(i int) {
 	next := append([]any(nil), m.frozenIx...)
 	next[i] = m.indexes[i].Freeze()

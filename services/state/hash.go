@@ -20,8 +20,9 @@ func (m *Machine) Hash(ctx context.Context, content bool) (Hash, error) {
 	if content && len(m.sessions.dirty) > 0 {
 		m.sessions.materialize(m.active, m.reg.slot(tableSessions))
 		m.seq++
-		m.publishApplied()
+		m.behind.Store(true)
 	}
+	m.show()
 	v := m.View()
 	m.mu.Unlock()
 	if v == nil {

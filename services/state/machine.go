@@ -115,6 +115,10 @@ type Machine struct {
 	gindexes []any
 	gen      atomic.Pointer[generation]
 
+	applied atomic.Pointer[position]
+	behind  atomic.Bool // the newest generation is older than applied; set and cleared under mu
+	asked   atomic.Bool // somebody has taken a view since the last batch was shown
+
 	wait     sync.Mutex // guards the blocked callers
 	waiters  waiterHeap
 	durSeq   uint64
@@ -141,6 +145,9 @@ type Machine struct {
 	closeErr    error
 	metrics     *metrics
 }
+
+// position is the last entry that was applied.
+type position struct{ index, term uint64 }
 
 // Open opens or makes the state file and starts its committer. Its errors are
 // *errs.Error: corrupt and conflict (in use) name the file and the way out.
@@ -239,6 +246,7 @@ func (m *Machine) adopt(h *handle, mt meta) (err error) {
 	if old != nil {
 		old.release()
 	}
+	m.moved()
 	m.setDurable(m.seq)
 	return nil
 }
@@ -246,7 +254,13 @@ func (m *Machine) adopt(h *handle, mt meta) (err error) {
 // setPublished copies what the next generation shows of the apply state. The
 // caller holds mu and pub.
 func (m *Machine) setPublished() {
+	for i, c := range m.tx.changed {
+		if c {
+			m.refreeze(i)
+		}
+	}
 	m.gmeta, m.gversion, m.gindexes = m.meta, m.version, m.frozenIx
+	m.behind.Store(false)
 }
 
 // publishLocked makes a generation of the present parts. The caller holds pub.
@@ -265,7 +279,6 @@ func (m *Machine) publishLocked() {
 	if old := m.gen.Swap(g); old != nil {
 		old.release()
 	}
-	m.wakeApplied(m.gmeta.index)
 }
 
 // dropCurrent lets go of the newest generation and base.
@@ -283,6 +296,14 @@ func (m *Machine) dropCurrent() {
 
 // View gives the newest published state, nil once the machine is closed.
 func (m *Machine) View() *View {
+	if !m.asked.Load() {
+		m.asked.Store(true)
+	}
+	if m.behind.Load() {
+		m.mu.Lock()
+		m.show()
+		m.mu.Unlock()
+	}
 	g := m.acquire()
 	if g == nil {
 		return nil
@@ -307,12 +328,8 @@ func (m *Machine) acquire() *generation {
 
 // Applied is the index and term of the last entry that readers can see.
 func (m *Machine) Applied() (index, term uint64) {
-	if g := m.gen.Load(); g != nil {
-		return g.meta.index, g.meta.term // immutable, so no reference is needed
-	}
-	m.pub.Lock()
-	defer m.pub.Unlock()
-	return m.gmeta.index, m.gmeta.term
+	p := m.applied.Load()
+	return p.index, p.term
 }
 
 // Durable is the applied index that the file holds.
@@ -329,11 +346,27 @@ func (m *Machine) Advance(index, term uint64) {
 	m.meta.index, m.meta.term = index, term
 	m.ring.add(index, m.meta.chain)
 	m.seq++
-	m.publishApplied()
+	m.offer()
 }
 
-// publishApplied publishes the apply state. The caller holds mu.
-func (m *Machine) publishApplied() {
+// offer makes the apply state the one that views see. As long as nobody takes views
+// it is only announced: a batch that is shown has its own copy of every node of the
+// trees that the next one touches, which is half of the work of applying small batches
+// of puts. The caller holds mu.
+func (m *Machine) offer() {
+	m.behind.Store(true)
+	if m.asked.Swap(false) {
+		m.show()
+	}
+	m.moved()
+}
+
+// show makes a generation of the apply state, unless the newest is one. The caller
+// holds mu.
+func (m *Machine) show() {
+	if !m.behind.Load() {
+		return
+	}
 	m.pub.Lock()
 	if m.base != nil { // not closed
 		m.layer = m.active.publish()
@@ -341,6 +374,12 @@ func (m *Machine) publishApplied() {
 		m.publishLocked()
 	}
 	m.pub.Unlock()
+}
+
+// moved tells how far the machine has applied. The caller holds mu.
+func (m *Machine) moved() {
+	m.applied.Store(&position{m.meta.index, m.meta.term})
+	m.wakeApplied(m.meta.index)
 }
 
 // SetConfiguration keeps the Raft configuration that snapshots carry; it

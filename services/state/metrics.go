@@ -103,14 +103,15 @@ func (c *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	if g := m.acquire(); g != nil {
+	if v := m.View(); v != nil {
+		g := v.gen()
 		gauge(descApplied, float64(g.meta.index))
 		gauge(descRevision, float64(g.meta.revision))
 		if info, err := g.base.h.file.Stat(); err == nil {
 			gauge(descFile, float64(info.Size()))
 		}
 		gauge(descFree, float64(g.base.h.db.Stats().FreePageN))
-		g.release()
+		v.Release()
 	}
 	gauge(descDurable, float64(m.Durable()))
 	gauge(descOverlay, float64(m.activeBytes.Load()), "active")

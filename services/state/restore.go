@@ -40,6 +40,7 @@ func (m *Machine) Restore(r io.Reader) error {
 		_ = os.Remove(tmp)
 		return m.err
 	}
+	m.show() // views need not wait until the new file is there
 	h, mt, err := openFile(tmp, m.reg, &m.cfg, m.opts.Mode, m.opts.Faults.OpenFile)
 	if err == nil && (mt.index != info.Index || mt.revision != info.Revision || mt.chain != info.Chain) {
 		err = badSnapshot(fmt.Errorf("%w: header and content differ", errSnapshot))

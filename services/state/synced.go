@@ -19,6 +19,7 @@ func (m *Machine) applySynced(index, term uint64, entry []byte) ([]Result, error
 	if index <= m.meta.index {
 		return nil, nil
 	}
+	m.show() // what Advance left: views that a failure needs wait for nothing
 	before := savepoint{meta: m.meta, version: m.version, seq: m.seq, ring: m.ring.mark(), frozen: m.frozenIx}
 	results, err := m.applyBatch(index, term, entry)
 	if err != nil {
@@ -53,6 +54,7 @@ func (m *Machine) publishWritten(b *batch) error {
 	m.publishLocked()
 	m.pub.Unlock()
 	old.release()
+	m.moved()
 	m.durable.Store(b.meta.index)
 	m.setDurable(b.seq)
 	return nil

@@ -52,7 +52,7 @@ func (m *Machine) dropWaiter(w *waiter) {
 }
 
 // wakeApplied wakes the waiters for indexes up to index. It is called after the
-// generation was stored, so a waiter that is added too late sees it.
+// position was stored, so a waiter that is added too late sees it.
 func (m *Machine) wakeApplied(index uint64) {
 	if m.waiting.Load() == 0 {
 		return

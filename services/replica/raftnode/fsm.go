@@ -113,9 +113,10 @@ func (f *fsm) answer(l *raft.Log, results []state.Result) {
 	}
 	f.mu.Lock()
 	fl := f.inflight[&l.Data[0]]
-	alone := len(f.inflight) == 1
+	delete(f.inflight, &l.Data[0]) // now: entries of one batch are untracked after all of it
+	last := len(f.inflight) == 0
 	f.mu.Unlock()
-	if fl != nil && alone && f.hints != nil {
+	if fl != nil && last && f.hints != nil {
 		f.hints.committed(l.Index, l.Term)
 	}
 	if fl == nil || len(results) != len(fl.batch) || fl.answered.Swap(true) {

@@ -2,6 +2,7 @@ package raftnode_test
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,6 +32,36 @@ func TestFollowersLearnOfACommitAtOnce(t *testing.T) {
 					err = errs.New(errs.Conflict, "still %q", v)
 				}
 				return err
+			})
+		}
+	}
+}
+
+// Of entries that are applied together, the last one is told.
+func TestFollowersLearnOfCommitsOfManyAtOnce(t *testing.T) {
+	t.Parallel()
+	c := cluster.New(t, cluster.Options{Config: func(id string, c *raftnode.Config) {
+		cluster.Calm(id, c)
+		c.CommitTimeout = time.Hour
+	}})
+	ctx := within(t, time.Minute)
+	leader := c.WaitLeader()
+	key := func(j int) string { return fmt.Sprint("k", j) }
+	for i := range 200 {
+		want := fmt.Sprint(i)
+		var writers sync.WaitGroup
+		for j := range 8 {
+			writers.Go(func() { leader.Put(ctx, key(j), want) })
+		}
+		writers.Wait()
+		for _, f := range c.Followers() {
+			cluster.Eventually(t, "a follower shows all values", func() error {
+				for j := range 8 {
+					if v, err := f.Get(ctx, key(j), replica.Stale); err != nil || v != want {
+						return errs.New(errs.Conflict, "still %q, %v", v, err)
+					}
+				}
+				return nil
 			})
 		}
 	}

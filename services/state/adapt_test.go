@@ -1,17 +1,27 @@
 package state
 
-import "testing"
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"math/rand"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const pageSize = 4 << 10
 
 // Commits whose rows cost many pages become smaller, those whose rows share pages
 // larger, within the bounds.
 func TestFlushAdaptsToThePagesOfACommit(t *testing.T) {
 	m := &Machine{cfg: (&Config{FlushBytes: 32 << 20, MaxLagBytes: 96 << 20}).withDefaults()}
 	m.flushAt.Store(8 << 20)
-	m.adapt(8<<20, 8*densePages)
+	m.adapt(8<<20, 8*densePages, reach{leaves: 60_000}, pageSize)
 	if got := m.flushAt.Load(); got != minFlushBytes {
 		t.Errorf("after a commit of many pages: %d bytes, want the least", got)
 	}
-	m.adapt(2<<20, 100*densePages)
+	m.adapt(2<<20, 100*densePages, reach{leaves: 800_000}, pageSize)
 	if got := m.flushAt.Load(); got != minFlushBytes {
 		t.Errorf("%d bytes, want the least", got)
 	}
@@ -20,13 +30,13 @@ func TestFlushAdaptsToThePagesOfACommit(t *testing.T) {
 	}
 	// A commit that was asked for early and is small says the same of its rows.
 	for range 10 {
-		m.adapt(32<<10, 1<<20)
+		m.adapt(32<<10, 1<<20, reach{leaves: 250}, pageSize)
 	}
-	if got := m.flushAt.Load(); got > mostPages/32 {
-		t.Errorf("after small commits of scattered rows: %d bytes, want the most pages at their cost", got)
+	if got := m.flushAt.Load(); got != minFlushBytes {
+		t.Errorf("after small commits of scattered rows: %d bytes, want the least pages at their cost", got)
 	}
 	for range 100 {
-		m.adapt(1<<20, 1<<20)
+		m.adapt(1<<20, 1<<20, reach{leaves: 1}, pageSize)
 	}
 	if got := m.flushAt.Load(); got != 32<<20 {
 		t.Errorf("after cheap commits: %d bytes, want the configured most", got)
@@ -35,39 +45,105 @@ func TestFlushAdaptsToThePagesOfACommit(t *testing.T) {
 		t.Errorf("lag of %d bytes, want two commits", got)
 	}
 	at := m.flushAt.Load()
-	m.adapt(0, 16<<10)
+	m.adapt(0, 16<<10, reach{}, pageSize)
 	if got := m.flushAt.Load(); got != at {
 		t.Errorf("%d bytes after a commit without rows, want no change", got)
 	}
 }
 
-// Commits of rows that have a page each stay small but for the probes; those whose rows
-// share pages once there are many of them grow, and shrink again when that ends.
+// Commits of rows that have a page each stay small, however many there are; those whose
+// rows come back to the same pages grow, and shrink again when that ends.
 func TestPace(t *testing.T) {
 	var p pacer
 	rows := int64(minFlushBytes)
-	run := func(room bool, pagesOf func(rows int64) int64) (large int) {
+	known, most := 0, mostPages/pageSize
+	// run writes rows of 400 B, each to one of so many leaves.
+	run := func(population int) (large int) {
 		for range 200 {
-			next := p.next(rows, pagesOf(rows), room)
+			n := float64(rows) / 400
+			leaves := int(float64(population) * -math.Expm1(-n/float64(population)))
+			r := reach{leaves: leaves, again: leaves * known / population, known: known}
+			if known = known + leaves - r.again; known > most {
+				known = min(leaves, population)
+			}
+			pages := int64(leaves)*pageSize + rows
+			next := p.next(rows, pages, r, pageSize)
 			rows = max(minFlushBytes, min(next, 4*rows, 32<<20))
-			if pagesOf(rows) > 2*leastPages {
+			if pages > 2*leastPages {
 				large++
 			}
 		}
 		return large
 	}
-	apart := func(rows int64) int64 { return 10 * rows } // ten times their size, however many
-	if n := run(false, apart); n > 4 {                   // until the first probe
-		t.Errorf("without room %d commits were large", n)
-	}
-	if n := run(true, apart); n == 0 || n > 20 {
+	if n := run(1_000_000); n != 0 {
 		t.Errorf("%d of 200 commits were large, though they gain nothing by it", n)
 	}
-	// 10,000 keys: 40 MiB of pages at most, beside those of the rows themselves.
-	if n := run(true, func(rows int64) int64 { return min(10*rows, 40<<20) + 2*rows }); n < 150 {
+	if n := run(10_000); n < 190 {
 		t.Errorf("%d of 200 commits were large, though rows share pages", n)
 	}
-	if n := run(true, apart); n > 40 {
+	if n := run(1_000_000); n > 2 {
 		t.Errorf("%d of 200 commits were large after the rows had gone apart", n)
 	}
+}
+
+// The leaves that a commit touches are counted before it, and known ones are told from
+// new ones though each commit moves them, and though they are split.
+func TestReach(t *testing.T) {
+	f := open(t, Options{})
+	key := func(i int) string { return fmt.Sprintf("%08d", i*10) }
+	value := string(bytes.Repeat([]byte("v"), 200))
+	const keys = 20_000
+	for i := range keys {
+		f.apply(put(key(i), value))
+	}
+	f.flush()
+	leaves := func() (n int) {
+		v := f.View()
+		defer v.Release()
+		b, slot := v.gen().base, v.gen().reg.slot(tblKV)
+		var end []byte
+		for at := []byte("0"); at != nil; at, n = end, n+1 {
+			first, next := b.leafOf(slot, at)
+			require.True(t, n == 0 || bytes.Equal(first, at))
+			end = next
+		}
+		return n
+	}
+	var s spread
+	of := func(keys ...string) reach {
+		v := f.View()
+		defer v.Release()
+		rows := make(layer, len(v.gen().reg.tables))
+		tr := newTree()
+		for _, k := range keys {
+			tr.Set(row{key: []byte(k)})
+		}
+		rows[v.gen().reg.slot(tblKV)] = tr
+		return s.of(v.gen().base, rows)
+	}
+	all := make([]string, keys)
+	for i := range all {
+		all[i] = key(i)
+	}
+	n := leaves()
+	require.Greater(t, n, 1000)
+	require.Equal(t, reach{leaves: n}, of(all...), "each leaf once")
+	require.Equal(t, reach{leaves: n, again: n, known: n}, of(all...))
+	require.Equal(t, reach{leaves: 1, again: 1, known: n}, of(key(77), key(77)+"a"))
+
+	rng := rand.New(rand.NewSource(1))
+	for range keys { // between the others: leaves split
+		f.apply(put(key(rng.Intn(keys))+fmt.Sprint(rng.Intn(1000)), value))
+	}
+	f.flush()
+	after := leaves()
+	require.Greater(t, after, n*4/3)
+	r := of(all...)
+	require.Equal(t, after, r.leaves)
+	require.Greater(t, r.again, after*9/10, "halves of known leaves are known")
+
+	s = spread{}
+	of(all[:keys/2]...)
+	r = of(all[keys/2:]...)
+	require.LessOrEqual(t, r.again, 1, "the other half of the keys")
 }

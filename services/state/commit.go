@@ -231,6 +231,7 @@ func (m *Machine) writeTx(db *bolt.DB, b *batch) (err error) {
 			err = panicError(p)
 		}
 	}()
+	reach := m.spread.of(m.base, b.rows)
 	if err = m.putRows(tx, b); err == nil {
 		if hook := m.opts.Faults.AfterWrite; hook != nil {
 			err = hook()
@@ -244,18 +245,17 @@ func (m *Machine) writeTx(db *bolt.DB, b *batch) (err error) {
 		return err
 	}
 	stats := tx.Stats()
-	m.adapt(b.bytes, stats.GetPageAlloc())
+	m.adapt(b.bytes, stats.GetPageAlloc(), reach, m.base.h.pageSize)
 	return nil
 }
 
 // adapt sets the bytes of changes for the next commits from what a row of this one
 // cost. What matters is pages by row, since a small commit costs few in any case.
-func (m *Machine) adapt(rows, pages int64) {
+func (m *Machine) adapt(rows, pages int64, r reach, pageSize int64) {
 	if rows <= 0 || pages <= 0 {
 		return
 	}
-	held, _ := resident()
-	next := min(m.pace.next(rows, pages, held < m.cfg.TrimBytes), 4*m.flushAt.Load(), m.cfg.FlushBytes)
+	next := min(m.pace.next(rows, pages, r, pageSize), 4*m.flushAt.Load(), m.cfg.FlushBytes)
 	m.flushAt.Store(max(next, min(minFlushBytes, m.cfg.FlushBytes)))
 }
 
@@ -274,7 +274,7 @@ func (m *Machine) putRows(tx *bolt.Tx, b *batch) error {
 		var err error
 		t.Scan(func(r row) bool {
 			if n++; n%trimRows == 0 {
-				m.trimAbove(m.trimLimit())
+				m.trimPaced()
 			}
 			if r.value == nil {
 				err = bucket.Delete(r.key)

@@ -17,6 +17,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -133,6 +134,9 @@ type Machine struct {
 	openViews   atomic.Int64
 	reading     atomic.Int64 // commits under way, which read all over the file
 	pace        pacer        // of commits; their goroutine's own
+	spread      spread       // of their rows; likewise
+	opened      time.Time
+	trimmed     atomic.Int64 // when pages were last given back, in nanoseconds since opened
 
 	dirty, kick chan struct{} // capacity 1
 	touched     chan struct{} // capacity 1
@@ -159,7 +163,7 @@ func Open(opts Options) (*Machine, error) {
 		opts: opts, cfg: opts.Config.withDefaults(), reg: opts.Registry, log: opts.Logger,
 		progress: make(chan struct{}),
 		dirty:    make(chan struct{}, 1), kick: make(chan struct{}, 1), touched: make(chan struct{}, 1),
-		stop: make(chan struct{}), done: make(chan struct{}),
+		stop: make(chan struct{}), done: make(chan struct{}), opened: time.Now(),
 	}
 	m.flushAt.Store(m.cfg.FlushBytes / 4) // grows with what commits cost
 	if m.log == nil {

@@ -5,60 +5,39 @@ package state
 const (
 	densePages = 32 << 20 // of rows that share pages
 	leastPages = 16 << 20 // of scattered rows, when larger commits gain nothing
-	mostPages  = 96 << 20 // of scattered rows, when they do
+	mostPages  = 64 << 20 // of scattered rows that come back to so few pages
 
 	scattered     = 4 // page bytes for each byte of rows, from which rows count as scattered
-	minFlushBytes = 2 << 20
+	minFlushBytes = 1 << 20
 
-	// worth is the part of its cost in a small commit that a row may cost in a large one.
-	worth = 0.85
-	// restCommits is how many commits pass before the other size is tried.
-	restCommits = 16
+	// telling is how many leaves a commit has to touch to tell anything.
+	telling = 256
 )
 
-// pacer finds how many pages a commit of scattered rows should take. When keys are
-// written in no order over a large store, each row has a page of its own however many
-// there are, so small commits cost the same and hold less. When the same keys are
-// written again and again, the rows of a larger commit share pages, and it costs a
-// fraction. Now and then one commit of the other size shows which it is.
+// pacer finds how many pages a commit should take. When keys are written in no order
+// over a large store, each row has a page of its own however many there are, so small
+// commits cost the same and hold less. When the same keys are written again and again,
+// the rows of a larger commit share pages, and it costs a fraction. Which it is shows in
+// the leaves: where rows come back to w of them, a commit that touches n finds about
+// n*m/w of m that are known (the count of a population by Lincoln and Petersen).
 type pacer struct {
-	small   bool
-	probing bool    // the next commit is of the other size
-	rows    float64 // bytes of rows of the last commit, and pages for each of them
-	cost    float64
-	commits int // since the last probe
+	within float64 // leaves that rows come back to; 0 while unknown
 }
 
 // next gives the bytes of rows for the next commit, after one of so many bytes of rows
-// that took so many bytes of pages. Without room nothing larger is tried.
-func (p *pacer) next(rows, pages int64, room bool) int64 {
-	n, cost := float64(rows), float64(pages)/float64(rows)
-	if cost <= scattered {
-		*p = pacer{}
-		return int64(densePages / cost)
+// that took so many bytes of pages and had this reach.
+func (p *pacer) next(rows, pages int64, r reach, pageSize int64) int64 {
+	if r.leaves >= telling && r.known >= telling {
+		p.within = float64(r.leaves) * float64(r.known) / float64(max(r.again, 1))
 	}
-	if p.probing {
-		p.learn(n, cost)
-	} else if p.commits++; p.rows == 0 || p.commits >= restCommits {
-		p.probing = !p.small || room
-	}
-	p.rows, p.cost = n, cost
-	if p.small != p.probing {
-		return int64(leastPages / cost)
-	}
-	return int64(mostPages / cost)
-}
-
-// learn compares a probe with the commit before it. One that was written early, and so
-// is not of the size that was asked for, says nothing.
-func (p *pacer) learn(n, cost float64) {
-	p.probing, p.commits = false, 0
+	most := int64(leastPages)
 	switch {
-	case !p.small && n < p.rows/1.5:
-		p.small = p.cost > worth*cost
-	case p.small && n > p.rows*1.5:
-		p.small = cost > worth*p.cost
-	default:
-		p.commits = restCommits - 2 // soon again
+	case int64(r.leaves)*pageSize*8 < pages: // most of them are new pages
+		most = densePages
+	case p.within > 0 && p.within*float64(pageSize) <= mostPages:
+		most = mostPages
+	case pages <= scattered*rows:
+		most = densePages
 	}
+	return int64(float64(most) * float64(rows) / float64(pages))
 }

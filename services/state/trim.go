@@ -16,6 +16,9 @@ const (
 	// commitExtra is what a commit may hold beyond the limit, and twice that how far
 	// below it pages are given back before one: a commit of scattered rows maps 200 MiB.
 	commitExtra = 64 << 20
+	// Below idleMapped pages are given back once in trimRest at most: beside a large
+	// heap there is little to gain, and a commit would map the same pages again and again.
+	trimRest = 100 * time.Millisecond
 	// trimRows is after how many rows a commit looks itself, since the loop may come
 	// late on a busy machine: that many scattered rows map 16 MiB.
 	trimRows = 256
@@ -43,7 +46,7 @@ func (m *Machine) trimLoop() {
 			return
 		case <-m.touched:
 		}
-		if m.trimAbove(m.trimLimit()) {
+		if m.trimPaced() {
 			trimmed = time.Now()
 		} else if !trimmed.IsZero() && time.Since(trimmed) > sparingFor {
 			m.spare(false)
@@ -61,6 +64,19 @@ func (m *Machine) trimLoop() {
 	}
 }
 
+// trimPaced gives mapped pages back when there are many, or some and it is long ago.
+func (m *Machine) trimPaced() bool {
+	all, mapped := resident()
+	if all <= m.trimLimit() || mapped <= idleMapped/2 {
+		return false
+	}
+	if mapped < idleMapped && time.Since(m.opened)-time.Duration(m.trimmed.Load()) < trimRest {
+		return false
+	}
+	m.trimNow(true)
+	return true
+}
+
 // trimLimit is the resident memory from which pages are given back now. A commit
 // touches each page twice, when it puts rows and when it writes them, so it may hold more.
 func (m *Machine) trimLimit() int64 {
@@ -71,16 +87,11 @@ func (m *Machine) trimLimit() int64 {
 }
 
 // trimBefore makes room for what a commit is going to map.
-func (m *Machine) trimBefore() { m.trimAbove(max(m.cfg.TrimBytes-2*commitExtra, commitExtra)) }
-
-// trimAbove gives mapped pages back when the process holds more than limit.
-func (m *Machine) trimAbove(limit int64) bool {
+func (m *Machine) trimBefore() {
 	all, mapped := resident()
-	if all <= limit || mapped <= idleMapped/2 {
-		return false
+	if all > max(m.cfg.TrimBytes-2*commitExtra, commitExtra) && mapped > idleMapped/2 {
+		m.trimNow(true)
 	}
-	m.trimNow(true)
-	return true
 }
 
 // TrimMemory gives mapped pages of the state file back when more are held than an
@@ -93,6 +104,7 @@ func (m *Machine) TrimMemory() {
 
 // trimNow gives mapped pages back, and with sparing reads past the map from then on.
 func (m *Machine) trimNow(sparing bool) {
+	m.trimmed.Store(int64(time.Since(m.opened)))
 	if g := m.acquire(); g != nil {
 		if sparing {
 			g.base.h.sparing.Store(true)

@@ -129,8 +129,7 @@ func (m *Machine) rotate() *batch {
 	m.flushing, m.layer = b, m.active.published
 	m.flushBytes.Store(b.bytes)
 	m.activeBytes.Store(0)
-	m.setPublished()
-	m.publishLocked()
+	m.publishApplied()
 	return b
 }
 

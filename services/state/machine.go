@@ -244,8 +244,7 @@ func (m *Machine) adopt(h *handle, mt meta) (err error) {
 	m.pub.Lock()
 	old := m.base
 	m.base, m.layer, m.flushing = b, m.active.published, nil
-	m.setPublished()
-	m.publishLocked()
+	m.publishApplied()
 	m.pub.Unlock()
 	if old != nil {
 		old.release()
@@ -255,16 +254,16 @@ func (m *Machine) adopt(h *handle, mt meta) (err error) {
 	return nil
 }
 
-// setPublished copies what the next generation shows of the apply state. The
-// caller holds mu and pub.
-func (m *Machine) setPublished() {
+// publishApplied makes a generation of the apply state. The caller holds mu and pub.
+func (m *Machine) publishApplied() {
 	for i, c := range m.tx.changed {
 		if c {
 			m.refreeze(i)
 		}
 	}
 	m.gmeta, m.gversion, m.gindexes = m.meta, m.version, m.frozenIx
-	m.behind.Store(false)
+	m.publishLocked()
+	m.behind.Store(false) // not before: whoever finds nothing behind takes the newest generation
 }
 
 // publishLocked makes a generation of the present parts. The caller holds pub.
@@ -374,8 +373,7 @@ func (m *Machine) show() {
 	m.pub.Lock()
 	if m.base != nil { // not closed
 		m.layer = m.active.publish()
-		m.setPublished()
-		m.publishLocked()
+		m.publishApplied()
 	}
 	m.pub.Unlock()
 }

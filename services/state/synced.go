@@ -50,8 +50,7 @@ func (m *Machine) publishWritten(b *batch) error {
 	m.pub.Lock()
 	old := m.base
 	m.base, m.layer = next, m.active.published
-	m.setPublished()
-	m.publishLocked()
+	m.publishApplied()
 	m.pub.Unlock()
 	old.release()
 	m.moved()

@@ -85,7 +85,7 @@ func New(opts Options) (*Replica, error) {
 	}
 	return &Replica{
 		id: opts.NodeID, machine: opts.Machine, clock: opts.Clock, log: opts.Logger,
-		queue:   group.New(opts.Config.MaxPending, opts.Config.MaxPendingBytes),
+		queue:   group.New(opts.Config.MaxPending, opts.Config.MaxPendingBytes, 0),
 		metrics: m,
 		stopped: make(chan struct{}), failed: make(chan struct{}),
 	}, nil

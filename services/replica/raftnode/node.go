@@ -109,8 +109,8 @@ func New(opts Options) (*Node, error) {
 		id: opts.NodeID, addr: opts.Addr, dir: dir, cfg: opts.Config,
 		machine: opts.Machine, peers: opts.Peers, clock: opts.Clock, log: opts.Logger,
 		hclog: &hclogger{log: opts.Logger}, m: newMetrics(),
-		queue:    group.New(opts.Config.MaxPending, opts.Config.MaxPendingBytes),
-		forward:  group.New(opts.Config.MaxPending, opts.Config.MaxPendingBytes),
+		queue:    group.New(opts.Config.MaxPending, opts.Config.MaxPendingBytes, opts.Config.EntryWait),
+		forward:  group.New(opts.Config.MaxPending, opts.Config.MaxPendingBytes, opts.Config.EntryWait),
 		stopping: make(chan struct{}), failed: make(chan struct{}), closed: make(chan struct{}),
 		unregister: func() {},
 	}

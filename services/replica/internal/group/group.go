@@ -11,6 +11,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"nekoq/services/command"
 	"nekoq/services/errs"
@@ -52,6 +53,7 @@ func (p *Proposal) Finish(res replica.Result, err error) {
 type Queue struct {
 	maxCount int
 	maxBytes int64
+	hold     time.Duration
 
 	mu     sync.Mutex
 	cond   sync.Cond
@@ -60,13 +62,59 @@ type Queue struct {
 	count  int
 	bytes  int64
 	closed error
+	out    int         // entries whose takers have not come back
+	last   int         // commands of the last entry
+	due    bool        // what waits has waited for hold
+	timer  *time.Timer // makes it so
+	armed  bool
 }
 
-// New makes a queue of at most maxCount commands and maxBytes bytes.
-func New(maxCount int, maxBytes int64) *Queue {
-	q := &Queue{maxCount: maxCount, maxBytes: maxBytes, items: make([]*Proposal, 64)}
+const (
+	// A second entry goes while another is under way once so much waits for it,
+	enoughCommands = 64
+	enoughBytes    = 64 << 10
+	// or if the last entry had fewer commands: two clients in turn would only wait for
+	// each other.
+	severalCommands = 2
+)
+
+// New makes a queue of at most maxCount commands and maxBytes bytes. Few commands that
+// come while an entry is under way wait for its end, for at most hold: an entry costs
+// much more than a command, and clients that wait for answers bring more meanwhile.
+func New(maxCount int, maxBytes int64, hold time.Duration) *Queue {
+	q := &Queue{maxCount: maxCount, maxBytes: maxBytes, hold: hold, items: make([]*Proposal, 64)}
 	q.cond.L = &q.mu
 	return q
+}
+
+// wakeLocked wakes a taker if there is something for it, and sees to it that what has
+// to wait is not forgotten.
+func (q *Queue) wakeLocked() {
+	switch {
+	case q.readyLocked():
+		q.cond.Signal()
+	case q.count > 0 && !q.armed:
+		q.armed = true
+		if q.timer == nil {
+			q.timer = time.AfterFunc(q.hold, q.heldEnough)
+		} else {
+			q.timer.Reset(q.hold)
+		}
+	}
+}
+
+// readyLocked says whether what waits is to go now.
+func (q *Queue) readyLocked() bool {
+	return q.count > 0 && (q.out == 0 || q.last < severalCommands || q.due || q.hold <= 0 || q.closed != nil ||
+		q.count >= enoughCommands || q.bytes >= enoughBytes)
+}
+
+func (q *Queue) heldEnough() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.armed = false
+	q.due = q.count > 0
+	q.wakeLocked()
 }
 
 // Len is the number of waiting commands.
@@ -147,7 +195,7 @@ func (q *Queue) push(p *Proposal) error {
 	defer q.mu.Unlock()
 	err := q.addLocked(p)
 	if err == nil {
-		q.cond.Signal()
+		q.wakeLocked()
 	}
 	return err
 }
@@ -203,6 +251,7 @@ func (q *Queue) FailWaiting(err error) {
 type Taker struct {
 	encode sync.Mutex // held while commands are read into an entry
 	cmds   []command.Command
+	out    bool // it has an entry under way; guarded by the queue's mutex
 }
 
 // wait returns when no command is being read.
@@ -213,11 +262,16 @@ func (t *Taker) wait() {
 
 // Take waits for commands, and returns what waits up to the limits of an entry,
 // encoded with the time that now gives. ok is false when the queue is closed and
-// empty. The entry is newly allocated; batch reuses buf.
+// empty. The entry is newly allocated; batch reuses buf. The entry is under way until
+// the next Take.
 func (t *Taker) Take(q *Queue, buf []*Proposal, now func() int64) (batch []*Proposal, entry []byte, ok bool) {
 	for {
 		q.mu.Lock()
-		for q.count == 0 && q.closed == nil {
+		if t.out {
+			t.out = false
+			q.out--
+		}
+		for !q.readyLocked() && q.closed == nil {
 			q.cond.Wait()
 		}
 		if q.count == 0 {
@@ -225,12 +279,14 @@ func (t *Taker) Take(q *Queue, buf []*Proposal, now func() int64) (batch []*Prop
 			return nil, nil, false
 		}
 		t.encode.Lock()
-		batch = q.takeLocked(t, buf[:0])
-		if q.count > 0 {
-			q.cond.Signal() // what did not fit is for another taker
+		batch, q.due = q.takeLocked(t, buf[:0]), false
+		if t.out = len(batch) > 0; t.out {
+			q.out++
+			q.last = len(batch)
 		}
+		q.wakeLocked() // what did not fit is for another taker
 		q.mu.Unlock()
-		if len(batch) > 0 {
+		if t.out {
 			break
 		}
 		t.encode.Unlock()
@@ -298,7 +354,7 @@ func (q *Queue) DoAll(ctx context.Context, cmds []command.Command, answer func(r
 			}
 		}
 	}
-	q.cond.Signal()
+	q.wakeLocked()
 	q.mu.Unlock()
 	for _, w := range all {
 		if w.err != nil {

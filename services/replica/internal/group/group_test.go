@@ -195,10 +195,10 @@ func TestFewCommandsWaitForTheEntryUnderWay(t *testing.T) {
 		require.Equal(t, []int{5}, e.sizes(), "its end lets them go together")
 
 		e.put(3)
-		time.Sleep(hold - 1)
+		time.Sleep(hold - time.Nanosecond)
 		synctest.Wait()
 		require.Empty(t, e.sizes())
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		require.Equal(t, []int{3}, e.sizes(), "or the end of their patience")
 

@@ -216,7 +216,8 @@ func TestDiskFullLocalSwitch(t *testing.T) {
 		c.readable(n, "before", "here")
 		if round == 1 { // and once more from a start on the full disk
 			n.Kill()
-			c.restart(n)
+			require.NoError(t, n.Start()) // the first write that fails takes its readiness away
+			require.NoError(t, n.Alive(t.Context(), 60*time.Second))
 			c.readable(n, "before", "here")
 		}
 		free()

@@ -101,6 +101,15 @@ func (n *Nekoq) Start(more ...string) error {
 
 // Ready waits until /readyz answers 200, and fails at once if the process ends.
 func (n *Nekoq) Ready(ctx context.Context, d time.Duration) error {
+	return n.answers(ctx, d, "/readyz", "ready")
+}
+
+// Alive is Ready for a node that may have no reason to be: it waits for /healthz.
+func (n *Nekoq) Alive(ctx context.Context, d time.Duration) error {
+	return n.answers(ctx, d, "/healthz", "alive")
+}
+
+func (n *Nekoq) answers(ctx context.Context, d time.Duration, path, state string) error {
 	var ended error
 	err := Until(ctx, d, func(ctx context.Context) error {
 		select {
@@ -109,14 +118,14 @@ func (n *Nekoq) Ready(ctx context.Context, d time.Duration) error {
 			return nil
 		default:
 		}
-		_, err := n.Get(ctx, "/readyz")
+		_, err := n.Get(ctx, path)
 		return err
 	})
 	if ended != nil {
 		return ended
 	}
 	if err != nil {
-		return fmt.Errorf("%s is not ready: %w\n%s", n.ID, err, n.Logs())
+		return fmt.Errorf("%s is not %s: %w\n%s", n.ID, state, err, n.Logs())
 	}
 	return nil
 }

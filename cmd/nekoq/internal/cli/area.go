@@ -159,7 +159,7 @@ func (a *app) areaLevels() *cobra.Command {
 
 func (a *app) areaTree() *cobra.Command {
 	return &cobra.Command{
-		Use: "tree", Short: "Show the whole tree", Args: cobra.NoArgs,
+		Use: "tree", Aliases: []string{"list", "ls"}, Short: "Show the whole tree", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.online(cmd, func(ctx context.Context, b Backend) error {
 				all, err := b.Areas().List(ctx, "")

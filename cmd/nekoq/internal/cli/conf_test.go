@@ -66,6 +66,7 @@ func TestAreaCommands(t *testing.T) {
 	s.has("area create eu --description Europe", "name eu", "parent default", "description Europe")
 	s.has("area create north --parent eu", "parent eu")
 	s.has("area tree", "AREA DESCRIPTION", "\n eu Europe", "\n north")
+	s.has("area list", "AREA DESCRIPTION", "\n eu Europe", "\n north")
 	s.has("area levels north", "north\neu\ndefault\n")
 	s.has("area move north default", "parent default")
 	s.has("area describe north cold", "description cold")

@@ -35,6 +35,7 @@ type settings struct {
 	nodes    []int
 	parts    map[string]bool
 	keys     int
+	leases   int
 	etcd     string
 	nekoq    string
 	only     string
@@ -70,10 +71,11 @@ func parse() (*settings, error) {
 	var s settings
 	clients := flag.String("clients", "1,64,1000", "numbers of concurrent clients")
 	nodes := flag.String("nodes", "1,3", "cluster sizes")
-	parts := flag.String("parts", "kv,etcd,rest,ids,failover,start,million", "what to measure")
+	parts := flag.String("parts", "kv,etcd,rest,ids,failover,start,million,expiry", "what to measure")
 	flag.DurationVar(&s.duration, "duration", 2*time.Second, "counted time of one run (at most 30s)")
 	flag.IntVar(&s.rounds, "rounds", 3, "runs a side; the median counts (at most 15)")
 	flag.IntVar(&s.keys, "keys", 1_000_000, "keys of the memory and restart part")
+	flag.IntVar(&s.leases, "leases", 100_000, "leases of the expiry part (100 to 1000000)")
 	flag.StringVar(&s.nekoq, "nekoq", "", "a built nekoq binary; built anew when empty")
 	flag.StringVar(&s.etcd, "etcd", "etcd", "the etcd server to compare with; .ci/etcd builds a newer one than Debian's")
 	flag.StringVar(&s.only, "only", "", "run one side only: nekoq, etcd or gin")
@@ -91,6 +93,9 @@ func parse() (*settings, error) {
 	flag.Parse()
 	if s.duration < 100*time.Millisecond || s.duration > 30*time.Second || s.rounds < 1 || s.rounds > 15 {
 		return nil, fmt.Errorf("-duration must be 100ms to 30s and -rounds 1 to 15")
+	}
+	if s.leases < 100 || s.leases > 1_000_000 {
+		return nil, fmt.Errorf("-leases must be 100 to 1000000")
 	}
 	if s.etcdConn < 1 || s.etcdConn > 256 {
 		return nil, fmt.Errorf("-etcd-connections must be 1 to 256")
@@ -151,7 +156,7 @@ func (s *settings) all(ctx context.Context) error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"kv", s.kv}, {"etcd", s.etcdDoor}, {"rest", s.rest}, {"ids", s.ids}, {"failover", s.failover}, {"start", s.startUp}, {"million", s.million}} {
+	}{{"kv", s.kv}, {"etcd", s.etcdDoor}, {"rest", s.rest}, {"ids", s.ids}, {"failover", s.failover}, {"start", s.startUp}, {"million", s.million}, {"expiry", s.expiry}} {
 		if !s.parts[part.name] {
 			continue
 		}

@@ -254,7 +254,12 @@ func (s *settings) millionOf(ctx context.Context, name, format string) error {
 
 // fill calls f for every number of [from, to) from 512 goroutines.
 func fill(ctx context.Context, from, to int, f func(ctx context.Context, i int) error) error {
-	workers := min(512, to-from)
+	return fillWith(ctx, 512, from, to, f)
+}
+
+// fillWith is fill from so many goroutines.
+func fillWith(ctx context.Context, workers, from, to int, f func(ctx context.Context, i int) error) error {
+	workers = min(workers, to-from)
 	errs := make(chan error, workers)
 	for w := range workers {
 		go func() {

@@ -42,8 +42,8 @@ type Config struct {
 	Services    Services         `koanf:"services" doc:"Which services this process serves."`
 	HTTP        httpapi.Config   `koanf:"http" doc:"The HTTP door: REST, API document, metrics, health."`
 	Native      Native           `koanf:"native" doc:"The native door, for the Go client and the command line."`
-	Cluster     Cluster          `koanf:"cluster" doc:"Node-to-node port, membership and Raft. Used in cluster mode only."`
-	LocalSwitch local.Config     `koanf:"localswitch" doc:"The write queue of LocalSwitch. Not used in cluster mode."`
+	Cluster     Cluster          `koanf:"cluster" doc:"Node-to-node port, membership and Raft. Used in cluster mode only, checked in either mode."`
+	LocalSwitch local.Config     `koanf:"localswitch" doc:"The write queue of LocalSwitch. Not used in cluster mode, but checked in either mode."`
 	State       state.Config     `koanf:"state" doc:"The state file that holds the data of all services."`
 	Lease       lease.Config     `koanf:"lease" doc:"Leases: how the leader ends what has run out."`
 	Numgen      numgen.Config    `koanf:"numgen" doc:"Ids."`
@@ -57,7 +57,7 @@ type Config struct {
 
 // Node is the section [node].
 type Node struct {
-	ID        string `koanf:"id" doc:"Name of this node, unique in the cluster and never used again for another one. Cluster mode needs one of its own; local is LocalSwitch's."`
+	ID        string `koanf:"id" doc:"Name of this node, unique in the cluster and never used again for another one: 1 to 63 of a-z, 0-9, -, _ and ., beginning with a letter or digit. Cluster mode needs one of its own; local is LocalSwitch's."`
 	DataDir   string `koanf:"data_dir" doc:"Folder of the state file and the log. Empty in LocalSwitch keeps everything in a temporary folder that is removed at exit."`
 	Advertise string `koanf:"advertise" doc:"Host name or IP address at which others reach this node, without a port. Empty takes the hosts of the listen addresses."`
 }

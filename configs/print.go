@@ -99,6 +99,7 @@ In the environment and in ` + "`--set`" + ` a list is written as in TOML (` + "`
 numbers of bytes.
 
 A key that does not exist is an error that names the nearest one, and all mistakes are reported at once: ` + "`nekoq config check`" + ` tells
-them without starting anything. ` + "`nekoq config print --origin`" + ` shows every value and the layer that it came from. Samples for LocalSwitch and
-for a cluster of three are in ` + "`configs/samples`" + `.
+them without starting anything. A value outside its limits is a mistake in either mode, also in a section that the mode does not use, and for a
+service that is off. ` + "`nekoq config print --origin`" + ` shows every value and the layer that it came from. Samples for LocalSwitch and for a cluster of
+three are in ` + "`configs/samples`" + `.
 `

@@ -4,14 +4,19 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 	"time"
 
 	"nekoq/services/errs"
+	"nekoq/services/peer"
 )
 
 // Validate gives Problems: every mistake of the sections, with the section's
 // name before the field, and those between sections; nil when there are none.
+// A value outside its limits is one in either mode and of a service that is off:
+// it is there to be used one day, and then it would keep the node from starting.
+// Only what a mode demands of the others' values is left to that mode.
 func (c Config) Validate() error {
 	l := &loader{out: &Loaded{Config: c}}
 	l.validate()
@@ -28,11 +33,16 @@ func (c *Config) mistakes() []error {
 			out = append(out, below(name, err))
 		}
 	}
+	out = append(out, c.validateNode()...)
 	section("http", c.HTTP.Validate())
 	section("native", c.Native.Limits.Validate())
-	if c.Node.ID == "" && c.Mode == ModeLocalSwitch {
-		out = append(out, errs.Invalid("node.id", "", "a name, such as local"))
+	section("cluster", c.Cluster.Raft.Validate())
+	peers := c.Cluster.Peer
+	if peers.Advertise == c.advertised(peers.Listen) {
+		peers.Advertise = "" // made of two other keys, which are checked themselves
 	}
+	section("cluster", peers.Validate())
+	section("localswitch", c.LocalSwitch.Validate())
 	section("state", c.State.Validate())
 	section("lease", c.Lease.Validate())
 	section("numgen", c.Numgen.Validate())
@@ -47,32 +57,36 @@ func (c *Config) mistakes() []error {
 	if c.Native.SessionTTL < time.Minute || c.Native.SessionTTL > 30*24*time.Hour {
 		out = append(out, errs.Invalid("native.session_ttl", c.Native.SessionTTL, "1m to 720h"))
 	}
+	out = append(out, c.validatePortNumbers()...)
 	if c.Auth.Enabled {
 		out = append(out, errs.Invalid("auth.enabled", true, "false: identities are not available in this version"))
 	}
-	if strings.ContainsAny(c.Node.Advertise, ":/ ") && net.ParseIP(c.Node.Advertise) == nil {
-		out = append(out, errs.Invalid("node.advertise", c.Node.Advertise, "a host name or an IP address, without a port"))
-	}
-	if c.Mode == ModeCluster {
-		section("cluster", c.Cluster.Raft.Validate())
+	switch c.Mode {
+	case ModeCluster:
 		out = append(out, c.validateCluster()...)
-	} else {
-		section("localswitch", c.LocalSwitch.Validate())
+	case ModeLocalSwitch:
 		out = append(out, c.validateLoopback()...)
 	}
 	return append(out, c.validatePorts()...)
 }
 
-func (c *Config) validateCluster() (out []error) {
-	if c.Node.ID == "" || c.Node.ID == DefaultNodeID {
+func (c *Config) validateNode() (out []error) {
+	if c.Mode == ModeCluster && (c.Node.ID == "" || c.Node.ID == DefaultNodeID) {
 		out = append(out, errs.New(errs.InvalidArgument, "node.id: cluster mode needs a name of its own for this node, such as n1").
 			With(errs.Detail{Field: "node.id"}))
-		for _, err := range c.Cluster.Peer.Validate() {
-			out = append(out, below("cluster", err))
-		}
-	} else {
+	} else if err := peer.CheckID("node.id", c.Node.ID); err != nil {
+		out = append(out, err)
+	}
+	if !isHost(c.Node.Advertise) {
+		out = append(out, errs.Invalid("node.advertise", c.Node.Advertise, "a host name or an IP address at which others reach this node, without a port"))
+	}
+	return out
+}
+
+func (c *Config) validateCluster() (out []error) {
+	if peer.CheckID("node.id", c.Node.ID) == nil && c.Node.ID != DefaultNodeID {
 		for _, err := range c.Cluster.Peer.ValidateFor(c.Node.ID) {
-			out = append(out, rename(below("cluster", err), "cluster.node_id", "node.id"))
+			out = append(out, below("cluster", err))
 		}
 	}
 	if c.Node.DataDir == "" {
@@ -121,6 +135,21 @@ func (c *Config) doors() []door {
 	return out
 }
 
+// validatePortNumbers looks at every door, listened on or not. That of the
+// cluster's port is part of its section.
+func (c *Config) validatePortNumbers() (out []error) {
+	for _, d := range []door{{"http.listen", c.HTTP.Listen}, {"native.listen", c.Native.Listen}, {"warehouse.etcd.listen", c.Etcd.Listen}} {
+		_, port, err := net.SplitHostPort(d.addr)
+		if err != nil || port == "" {
+			continue // reported by its section
+		}
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			out = append(out, errs.Invalid(d.key, d.addr, "host:port with a port from 0 (any free one) to 65535"))
+		}
+	}
+	return out
+}
+
 func (c *Config) validatePorts() (out []error) {
 	doors := c.doors()
 	for i, a := range doors {
@@ -151,6 +180,16 @@ func overlap(a, b string) bool {
 func isAddress(addr string) bool {
 	_, port, err := net.SplitHostPort(addr)
 	return err == nil && port != ""
+}
+
+// isHost tells whether others can be told host; "" tells them nothing.
+func isHost(host string) bool {
+	if ip := net.ParseIP(host); ip != nil {
+		return !ip.IsUnspecified()
+	}
+	return len(host) <= 253 && !strings.ContainsFunc(host, func(r rune) bool {
+		return r != '-' && r != '.' && r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	})
 }
 
 // Warnings is what the operator must see at every start.
@@ -207,19 +246,6 @@ func below(section string, err error) error {
 	}
 	for _, d := range e.Details {
 		d.Field = section + "." + d.Field
-		moved = moved.With(d)
-	}
-	return moved
-}
-
-func rename(err error, from, to string) error {
-	e := errs.From(err)
-	if len(e.Details) == 0 || e.Details[0].Field != from {
-		return err
-	}
-	moved := errs.New(e.Code, "%s", strings.Replace(e.Message, from, to, 1))
-	for _, d := range e.Details {
-		d.Field = strings.Replace(d.Field, from, to, 1)
 		moved = moved.With(d)
 	}
 	return moved

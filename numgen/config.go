@@ -1,6 +1,7 @@
 package numgen
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -93,11 +94,11 @@ func (c Config) Validate() []error {
 	if c.SnowflakeWorkers < 1 || c.SnowflakeWorkers > 64 {
 		bad("snowflake_workers", c.SnowflakeWorkers, "1 to 64")
 	}
-	if c.SegmentMinStep < 1 || c.SegmentMinStep > c.SegmentMaxStep {
-		bad("segment_min_step", c.SegmentMinStep, "1 to segment_max_step")
-	}
-	if c.SegmentMaxStep > maxStep {
-		bad("segment_max_step", c.SegmentMaxStep, "at most 1099511627776")
+	switch {
+	case c.SegmentMaxStep < 1 || c.SegmentMaxStep > maxStep:
+		bad("segment_max_step", c.SegmentMaxStep, "1 to 1099511627776")
+	case c.SegmentMinStep < 1 || c.SegmentMinStep > c.SegmentMaxStep:
+		bad("segment_min_step", c.SegmentMinStep, fmt.Sprintf("1 to segment_max_step = %d", c.SegmentMaxStep))
 	}
 	return out
 }

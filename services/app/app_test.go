@@ -70,6 +70,25 @@ func await(t *testing.T, what string, ok func() bool) {
 	require.Eventually(t, ok, 30*time.Second, 10*time.Millisecond, what)
 }
 
+// A limit holds also where its section is not used.
+func TestValuesOutsideTheirLimits(t *testing.T) {
+	for key, change := range map[string]func(*configs.Config){
+		"cluster.entry_wait": func(c *configs.Config) { c.Cluster.Raft.EntryWait = 5 * time.Second },
+		"cluster.dead_after": func(c *configs.Config) { c.Cluster.Peer.DeadAfter = -1 },
+		"localswitch.max_pending_commands": func(c *configs.Config) {
+			c.Mode, c.Insecure, c.Node.ID, c.Cluster.Peer.Join = configs.ModeCluster, true, "n1", []string{"127.0.0.1:9321"}
+			c.LocalSwitch.MaxPending = -1
+		},
+		"config.max_items": func(c *configs.Config) { c.Services.Warehouse, c.Config.MaxItems = false, 0 },
+	} {
+		cfg := configs.Default()
+		change(&cfg)
+		_, err := app.New(cfg, app.Deps{Log: io.Discard})
+		require.ErrorContains(t, err, key+": ")
+		require.ErrorContains(t, err, "is not valid: want ")
+	}
+}
+
 func TestLocalSwitchServesOverPorts(t *testing.T) {
 	cfg := configs.Default()
 	cfg.Node.DataDir = t.TempDir()

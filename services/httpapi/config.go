@@ -79,7 +79,6 @@ func (c Config) Validate() []error {
 		min   int64
 	}{
 		{"max_body_bytes", c.MaxBodyBytes, 1},
-		{"max_header_bytes", c.MaxHeaderBytes, 1024},
 		{"max_concurrent_requests", c.MaxConcurrentRequests, 1},
 		{"max_waiting", c.MaxWaiting, 1},
 		{"default_page_size", int64(c.DefaultPageSize), 1},
@@ -89,6 +88,9 @@ func (c Config) Validate() []error {
 		if n.v < n.min {
 			bad(n.field, n.v, "at least "+itoa(n.min))
 		}
+	}
+	if c.MaxHeaderBytes < 1024 || c.MaxHeaderBytes > 1<<30 {
+		bad("max_header_bytes", c.MaxHeaderBytes, "1024 to 1073741824")
 	}
 	for _, d := range []struct {
 		field string
@@ -103,12 +105,12 @@ func (c Config) Validate() []error {
 		{"idle_timeout", c.IdleTimeout},
 		{"drain_timeout", c.DrainTimeout},
 	} {
-		if d.v <= 0 {
-			bad(d.field, d.v, "a duration above 0, such as 30s")
+		if d.v <= 0 || d.v > 24*time.Hour {
+			bad(d.field, d.v, "above 0s, at most 24h0m0s")
 		}
 	}
-	if c.SlowRequest < 0 {
-		bad("slow_request", c.SlowRequest, "0 or a duration above it")
+	if c.SlowRequest < 0 || c.SlowRequest > 24*time.Hour {
+		bad("slow_request", c.SlowRequest, "0s to 24h0m0s")
 	}
 	if c.DefaultPageSize > c.MaxPageSize && c.MaxPageSize > 0 {
 		bad("default_page_size", c.DefaultPageSize, "at most max_page_size = "+itoa(int64(c.MaxPageSize)))

@@ -54,7 +54,8 @@ func DefaultConfig() Config {
 	}
 }
 
-// Validate reports every field that is out of bounds; ValidateFor checks more.
+// Validate reports every field that is out of bounds, whether the node is one of
+// a cluster or not; ValidateFor checks what a cluster demands.
 func (c Config) Validate() []error {
 	var out []error
 	fail := func(err error) {
@@ -100,15 +101,16 @@ func (c Config) Validate() []error {
 	return out
 }
 
-// ValidateFor is Validate plus what depends on the node's id.
-func (c Config) ValidateFor(nodeID string) []error {
-	out := c.Validate()
-	if err := table.CheckID("node_id", nodeID); err != nil {
-		out = append(out, err)
-	}
+// CheckID tells whether id can be the id of a node; field is named in the error.
+func CheckID(field, id string) error { return table.CheckID(field, id) }
+
+// ValidateFor reports what keeps the node of that id out of a cluster, beyond
+// Validate: there must be an address for others, and the list of the first start
+// must have the node.
+func (c Config) ValidateFor(nodeID string) (out []error) {
 	peers, bad := ParsePeers(c.Peers)
 	if len(bad) > 0 {
-		return out
+		return nil // Validate reports them
 	}
 	if host, _, err := net.SplitHostPort(c.Listen); err == nil && c.Advertise == "" && len(peers) == 0 {
 		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {

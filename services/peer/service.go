@@ -70,7 +70,10 @@ type Service struct {
 
 // New opens the node's identity; nothing runs yet.
 func New(deps Deps, cfg Config) (*Service, error) {
-	if bad := cfg.ValidateFor(deps.NodeID); len(bad) > 0 {
+	if err := CheckID("node_id", deps.NodeID); err != nil {
+		return nil, err
+	}
+	if bad := append(cfg.Validate(), cfg.ValidateFor(deps.NodeID)...); len(bad) > 0 {
 		return nil, bad[0]
 	}
 	if deps.Clock == nil {

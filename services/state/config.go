@@ -1,6 +1,7 @@
 package state
 
 import (
+	"fmt"
 	"time"
 
 	"nekoq/services/errs"
@@ -42,7 +43,7 @@ func (c *Config) Validate() []error {
 	d := c.withDefaults()
 	check(d.FlushBytes < 4<<10 || d.FlushBytes > 1<<30, "flush_bytes", c.FlushBytes, "4096 to 1073741824 bytes")
 	check(d.FlushInterval < time.Millisecond || d.FlushInterval > time.Hour, "flush_interval", c.FlushInterval, "1ms to 1h")
-	check(d.MaxLagBytes < d.FlushBytes || d.MaxLagBytes > 16<<30, "max_lag_bytes", c.MaxLagBytes, "flush_bytes to 17179869184 bytes")
+	check(d.MaxLagBytes < d.FlushBytes || d.MaxLagBytes > 16<<30, "max_lag_bytes", c.MaxLagBytes, fmt.Sprintf("flush_bytes = %d to 17179869184 bytes", d.FlushBytes))
 	check(d.MmapBytes < 32<<10 || d.MmapBytes > 128<<40, "mmap_bytes", c.MmapBytes, "32768 bytes to 128 TiB")
 	check(c.MaxFileBytes != 0 && c.MaxFileBytes < 1<<20, "max_file_bytes", c.MaxFileBytes, "0 or at least 1048576 bytes")
 	check(d.TrimBytes < 1<<20 || d.TrimBytes > 1<<50, "trim_bytes", c.TrimBytes, "1048576 bytes to 1 PiB")

@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net"
 	"time"
@@ -59,8 +60,7 @@ func (l Limits) Validate() []error {
 	var out []error
 	ranged := func(field string, v, lo, hi int64, unit string) {
 		if v < lo || v > hi {
-			out = append(out, errs.New(errs.InvalidArgument, "%s: %d is not valid: want %d to %d %s", field, v, lo, hi, unit).
-				With(errs.Detail{Field: field}))
+			out = append(out, errs.Invalid(field, v, fmt.Sprintf("%d to %d %s", lo, hi, unit)))
 		}
 	}
 	timed := func(field string, v, lo, hi time.Duration) {

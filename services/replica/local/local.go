@@ -43,8 +43,8 @@ func (c Config) Validate() []error {
 	if c.MaxPending < 1 || c.MaxPending > 1<<24 {
 		out = append(out, errs.Invalid("max_pending_commands", c.MaxPending, "1 to 16777216"))
 	}
-	if c.MaxPendingBytes < 1<<20 {
-		out = append(out, errs.Invalid("max_pending_bytes", c.MaxPendingBytes, "at least 1048576"))
+	if c.MaxPendingBytes < 1<<20 || c.MaxPendingBytes > 1<<40 {
+		out = append(out, errs.Invalid("max_pending_bytes", c.MaxPendingBytes, "1048576 to 1099511627776"))
 	}
 	return out
 }

@@ -68,6 +68,10 @@ func DefaultConfig() Config {
 	}
 }
 
+// maxTime is the longest of the timeouts: Raft adds some of them up and doubles
+// them, which must not overflow.
+const maxTime = 24 * time.Hour
+
 // Validate reports every field that is out of bounds.
 func (c Config) Validate() []error {
 	var out []error
@@ -79,23 +83,24 @@ func (c Config) Validate() []error {
 	between := func(field string, v, lo, hi int64) {
 		bad(v >= lo && v <= hi, field, v, fmt.Sprintf("%d to %d", lo, hi))
 	}
-	atLeast := func(field string, v, lo time.Duration) {
-		bad(v >= lo, field, v, "at least "+lo.String())
+	lasts := func(field string, v, lo, hi time.Duration) {
+		bad(v >= lo && v <= hi, field, v, lo.String()+" to "+hi.String())
 	}
 	bad(c.LogStore == LogStoreWAL || c.LogStore == LogStoreBolt, "log_store", c.LogStore, "wal or bolt")
-	atLeast("heartbeat_timeout", c.HeartbeatTimeout, 20*time.Millisecond)
-	atLeast("election_timeout", c.ElectionTimeout, c.HeartbeatTimeout)
-	atLeast("leader_lease_timeout", c.LeaderLease, 10*time.Millisecond)
-	bad(c.LeaderLease <= c.HeartbeatTimeout, "leader_lease_timeout", c.LeaderLease, "at most heartbeat_timeout")
-	atLeast("commit_timeout", c.CommitTimeout, time.Millisecond)
-	atLeast("leader_patience", c.LeaderPatience, 10*time.Millisecond)
-	atLeast("transport_timeout", c.TransportTimeout, 100*time.Millisecond)
-	atLeast("disk_check_interval", c.DiskCheckInterval, 10*time.Millisecond)
-	atLeast("read_confirm_timeout", c.ReadConfirmTimeout, 10*time.Millisecond)
+	lasts("heartbeat_timeout", c.HeartbeatTimeout, 20*time.Millisecond, maxTime)
+	lasts("election_timeout", c.ElectionTimeout, 20*time.Millisecond, maxTime)
+	lasts("leader_lease_timeout", c.LeaderLease, 10*time.Millisecond, maxTime)
+	bad(c.ElectionTimeout >= c.HeartbeatTimeout, "election_timeout", c.ElectionTimeout, "at least heartbeat_timeout = "+c.HeartbeatTimeout.String())
+	bad(c.LeaderLease <= c.HeartbeatTimeout, "leader_lease_timeout", c.LeaderLease, "at most heartbeat_timeout = "+c.HeartbeatTimeout.String())
+	lasts("commit_timeout", c.CommitTimeout, time.Millisecond, maxTime)
+	lasts("leader_patience", c.LeaderPatience, 10*time.Millisecond, maxTime)
+	lasts("transport_timeout", c.TransportTimeout, 100*time.Millisecond, maxTime)
+	lasts("disk_check_interval", c.DiskCheckInterval, 10*time.Millisecond, maxTime)
+	lasts("read_confirm_timeout", c.ReadConfirmTimeout, 10*time.Millisecond, maxTime)
 	between("max_append_entries", int64(c.MaxAppendEntries), 1, 1024)
 	between("max_append_bytes", c.MaxAppendBytes, 64<<10, 256<<20)
 	between("max_inflight_entries", int64(c.MaxInflight), 1, 16)
-	bad(c.EntryWait >= 0 && c.EntryWait <= time.Second, "entry_wait", c.EntryWait, "0s to 1s")
+	lasts("entry_wait", c.EntryWait, 0, time.Second)
 	between("max_pending_commands", int64(c.MaxPending), 1, 1<<24)
 	between("max_pending_bytes", c.MaxPendingBytes, 1<<20, 1<<40)
 	between("log_cache_bytes", c.CacheBytes, 0, 1<<40)

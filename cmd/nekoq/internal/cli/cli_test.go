@@ -494,6 +494,14 @@ func TestConfigCommands(t *testing.T) {
 	r = run(t, setup{environ: []string{"NEKOQ_CONFIG=" + sample}}, "config", "check")
 	require.Equal(t, exitUsage, r.code)
 	require.Contains(t, r.errOut, "--insecure")
+	for _, set := range []string{"cluster.entry_wait=5s", "warehouse.etcd.bcrypt_cost=90"} { // not used here
+		for _, command := range [][]string{{"config", "check"}, {"serve", "--data-dir="}} {
+			key, value, _ := strings.Cut(set, "=")
+			r = run(t, setup{}, append(command, "--set", "services.warehouse=false", "--set", set)...)
+			require.Equal(t, exitUsage, r.code)
+			require.Contains(t, r.errOut, key+`: "`+value+`" is not valid: want `)
+		}
+	}
 	r = run(t, setup{}, "config", "print", "--origin", "--set", "cluster.join_token=abc", "--data-dir=/d")
 	require.Zero(t, r.code)
 	require.Contains(t, r.out, `data_dir = "/d" # --data-dir`)

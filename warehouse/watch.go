@@ -315,7 +315,7 @@ func (w *Watcher) present(past state.Reader, c *table.Change) (e api.Event, ok b
 	if !w.req.Prev || c.Prev == 0 {
 		return e, true, nil
 	}
-	prev, ok, err := table.Version(past, c.Key, c.Prev)
+	prev, ok, err := table.Superseded(past, c.Revision, c.Sub)
 	if err == nil && ok {
 		e.Prev = new(api.KV)
 		table.FillKV(e.Prev, c.Key, &prev)
@@ -450,24 +450,23 @@ func (w *Watcher) wants(key []byte) bool {
 // past makes the event of a log row, with values of its own.
 func (w *Watcher) past(v state.Reader, l table.Log) (api.Event, error) {
 	key := bytes.Clone(l.Key)
-	rec, ok, err := table.Version(v, key, l.Revision)
+	rec, ok, err := l.Written(v)
 	if err != nil {
 		return api.Event{}, err
 	}
 	if !ok {
 		return api.Event{}, table.ErrRecord
 	}
-	e := event(api.EventKind(l.Kind), l.Sub, key, &rec, 0)
+	e := event(api.EventKind(l.Kind), l.Sub, key, &rec, l.Prev)
 	e.KV.Value = bytes.Clone(rec.Value)
-	prev, ok, err := table.At(v, key, l.Revision-1)
-	if err != nil || !ok || prev.Deleted {
-		return e, err
+	if !w.req.Prev {
+		return e, nil
 	}
-	e.PrevRevision = prev.ModRevision
-	if w.req.Prev {
+	prev, ok, err := l.Superseded()
+	if err == nil && ok {
 		e.Prev = new(api.KV)
 		table.FillKV(e.Prev, key, &prev)
 		e.Prev.Value = bytes.Clone(prev.Value)
 	}
-	return e, nil
+	return e, err
 }

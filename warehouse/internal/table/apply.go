@@ -2,6 +2,7 @@ package table
 
 import (
 	"bytes"
+	"encoding/binary"
 	"strconv"
 
 	"nekoq/services/command"
@@ -80,28 +81,26 @@ func (w *writer) finish() {
 	}
 }
 
-// put writes a record over old, the key's row (nil for none). All rows stand in
-// one allocation.
+// put writes a record over old, the key's row (nil for none).
 func (w *writer) put(key, value []byte, lease uint64, old []byte, prev *Record) Record {
 	r := Record{
 		CreateRevision: w.meta.Revision, ModRevision: w.meta.Revision, Version: 1, Lease: lease,
 		StoreRevision: w.tx.Next(), Created: w.time, Modified: w.time,
 		Actor: []byte(w.actor), Value: value,
 	}
+	l := Log{Kind: Put}
 	if prev != nil {
 		r.CreateRevision, r.Version, r.Created = prev.CreateRevision, prev.Version+1, prev.Created
+		l.Prev, l.old = prev.ModRevision, old
 	}
-	size := len(key) + 12 + 1 + len(key) + recordOverhead + len(w.actor) + len(value)
-	if old != nil {
-		size += escapedLen(key) + 8
+	size := len(key) + recordOverhead + len(w.actor) + len(value)
+	if prev == nil {
+		size += pastSize(key, &l) // small: all rows in one allocation
 	}
 	a := arena{make([]byte, 0, size)}
-	k := a.add(key)
+	l.Key = a.add(key)
 	row := a.cut(func(b []byte) []byte { return appendRecord(b, &r) })
 	if prev != nil {
-		hk := a.cut(func(b []byte) []byte { return appendHistKey(b, key, prev.ModRevision) })
-		w.tx.Put(TableHist, hk, old)
-		w.meta.Past += uint64(len(hk) + len(old))
 		w.meta.Bytes -= uint64(len(key) + len(prev.Value))
 		w.resize(key, 0, int64(len(value)-len(prev.Value)))
 	} else {
@@ -109,53 +108,73 @@ func (w *writer) put(key, value []byte, lease uint64, old []byte, prev *Record) 
 		w.resize(key, 1, int64(len(key)+len(value)))
 	}
 	w.meta.Bytes += uint64(len(key) + len(value))
-	w.tx.Put(TableKV, k, row)
-	w.log(&a, Put, k, row, prev)
+	w.tx.Put(TableKV, l.Key, row)
+	w.past(a, &l)
+	w.emit(&l, row)
 	return r
 }
 
-// remove deletes a key that exists: its record goes to hist, and a tombstone says
-// who deleted it and when.
+// remove deletes a key that exists: the log takes its record, and a tombstone that
+// says who deleted it and when.
 func (w *writer) remove(key, old []byte, prev *Record) {
 	t := Record{
 		CreateRevision: w.meta.Revision, ModRevision: w.meta.Revision, StoreRevision: w.tx.Next(),
 		Created: w.time, Modified: w.time, Deleted: true, Actor: []byte(w.actor),
 	}
-	a := arena{make([]byte, 0, 2*len(key)+13+2*(escapedLen(key)+8)+recordOverhead+len(w.actor))}
-	k := a.add(key)
-	hk := a.cut(func(b []byte) []byte { return appendHistKey(b, key, prev.ModRevision) })
-	w.tx.Put(TableHist, hk, old)
-	w.meta.Past += uint64(len(hk) + len(old))
-	hk = a.cut(func(b []byte) []byte { return appendHistKey(b, key, w.meta.Revision) })
-	row := a.cut(func(b []byte) []byte { return appendRecord(b, &t) })
-	w.tx.Put(TableHist, hk, row)
-	w.meta.Past += uint64(len(hk) + len(row))
+	l := Log{Kind: Delete, Prev: prev.ModRevision, old: old}
+	a := arena{make([]byte, 0, len(key)+recordOverhead+len(w.actor))}
+	l.Key = a.add(key)
+	l.tombstone = a.cut(func(b []byte) []byte { return appendRecord(b, &t) })
 	w.resize(key, -1, -int64(len(key)+len(prev.Value)))
-	w.tx.DeleteFound(TableKV, k)
+	w.tx.DeleteFound(TableKV, l.Key)
 	w.meta.Keys--
 	w.meta.Bytes -= uint64(len(key) + len(prev.Value))
-	w.log(&a, Delete, k, row, prev)
+	w.past(a, &l)
+	w.emit(&l, l.tombstone)
 }
 
-func (w *writer) log(a *arena, kind ChangeKind, key, row []byte, prev *Record) {
-	lk := a.cut(func(b []byte) []byte { return appendLogKey(b, w.meta.Revision, w.sub) })
-	lv := a.cut(func(b []byte) []byte { return append(append(b, byte(kind)), key...) })
-	w.tx.Put(TableLog, lk, lv)
-	w.meta.Past += uint64(len(lk) + len(lv))
+// pastSize bounds the bytes that past writes.
+func pastSize(key []byte, l *Log) int {
+	n := logOverhead + len(key) + len(l.tombstone) + len(l.old)
+	if l.Prev != 0 {
+		n += escapedLen(key) + 8 + 2*binary.MaxVarintLen64
+	}
+	return n
+}
+
+// past writes a change to the log, with the record that it supersedes, and to hist
+// where that record is now. The rows take what room a has, or an allocation of their
+// own: events share that of a, and should not keep what was superseded.
+func (w *writer) past(a arena, l *Log) {
+	l.Revision, l.Sub = w.meta.Revision, w.sub
+	if n := pastSize(l.Key, l); cap(a.b)-len(a.b) < n {
+		a.b = make([]byte, 0, n)
+	}
+	if l.Prev != 0 {
+		k := a.cut(func(b []byte) []byte { return appendHistKey(b, l.Key, l.Prev) })
+		v := a.cut(func(b []byte) []byte { return appendPlace(b, l.Prev, place{l.Revision, l.Sub}) })
+		w.tx.Put(TableHist, k, v)
+		w.meta.Past += uint64(len(k) + len(v))
+	}
+	k := a.cut(func(b []byte) []byte { return appendLogKey(b, l.Revision, l.Sub) })
+	v := a.cut(l.append)
+	w.tx.Put(TableLog, k, v)
+	w.meta.Past += uint64(len(k) + len(v))
+}
+
+// emit tells watches of a change that wrote row.
+func (w *writer) emit(l *Log, row []byte) {
 	if len(w.changes) == cap(w.changes) {
 		w.changes = make([]Change, 0, 1)
 	}
+	key := l.Key
 	if len(row) > MaxEventRow {
 		// The key is part of the row's allocation: an event that waits for a watcher
 		// would keep all of it.
 		key, row = bytes.Clone(key), nil
 	}
-	w.changes = append(w.changes, Change{Kind: kind, Sub: w.sub, Revision: w.meta.Revision, Key: key, Row: row})
-	c := &w.changes[len(w.changes)-1]
-	if prev != nil {
-		c.Prev = prev.ModRevision
-	}
-	w.tx.Emit(watch.TopicKV, key, c)
+	w.changes = append(w.changes, Change{Kind: l.Kind, Sub: l.Sub, Revision: l.Revision, Prev: l.Prev, Key: key, Row: row})
+	w.tx.Emit(watch.TopicKV, key, &w.changes[len(w.changes)-1])
 	w.sub++
 }
 
@@ -191,24 +210,6 @@ func checkSize(key, value []byte) error {
 func TooLarge(field string, size int, limit int64) error {
 	return errs.New(errs.TooLarge, "%s: %d bytes, over the limit of %d", field, size, limit).
 		With(errs.Detail{Field: field, Value: strconv.Itoa(size) + " bytes", Limit: strconv.FormatInt(limit, 10) + " bytes"})
-}
-
-// CheckRevision compares the demanded mod revision with the present one (0: the
-// key does not exist).
-func CheckRevision(want, have uint64) error {
-	if want == AnyRevision || want == have {
-		return nil
-	}
-	e := errs.New(errs.RevisionMismatch, "if_revision: the key is at revision %d, not %d", have, want)
-	switch {
-	case have == 0:
-		e = errs.New(errs.RevisionMismatch, "if_revision: the key does not exist, so it is not at revision %d", want)
-	case want == 0:
-		e = errs.New(errs.RevisionMismatch, "if_revision: the key exists at revision %d", have)
-	}
-	return e.With(errs.Detail{
-		Field: "if_revision", Value: strconv.FormatUint(want, 10), Limit: strconv.FormatUint(have, 10),
-	})
 }
 
 // latest gives a key's row and record from kv.
@@ -420,69 +421,91 @@ func applySweep(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 	if last {
 		start, end = logKey(m.Compact, uint32(m.SweptSub)), logKey(m.Compact+1, 0)
 	}
-	rows, more, err := scanLog(tx, start, end, most)
-	if err != nil {
+	var swept sweep
+	if err := swept.run(tx, start, end, most, last); err != nil {
 		return nil, err
 	}
-	removed := uint64(0)
-	for i := range rows {
-		n, size := sweepRow(tx, &rows[i], last)
-		removed += n
-		m.Past -= min(size, m.Past) // rows from before Past was counted
-	}
+	m.Past -= swept.bytes
 	switch {
-	case last && more:
-		m.SweptSub = uint64(rows[len(rows)-1].Sub) + 1
+	case last && swept.more:
+		m.SweptSub = uint64(swept.sub) + 1
 	case last:
 		m.SweptSub = sweptAll
-	case more:
-		m.Swept = rows[len(rows)-1].Revision
+	case swept.more:
+		m.Swept = swept.revision
 	default:
-		m.Swept, m.SweptSub, more = m.Compact, 0, true
+		m.Swept, m.SweptSub, swept.more = m.Compact, 0, true
 	}
 	tx.Put(TableMeta, metaKey, m.encode())
-	return Compacted{Revision: m.Compact, Rows: removed, More: more}.encode(), nil
+	return Compacted{Revision: m.Compact, Rows: swept.rows, More: swept.more}.encode(), nil
 }
 
-// scanLog gives the first most rows of a part of the log, and whether there are more.
-func scanLog(tx *state.Tx, start, end []byte, most uint64) (rows []Log, more bool, err error) {
+// sweep is what one command of a compaction has removed.
+type sweep struct {
+	rows, bytes uint64
+	revision    uint64 // of the last log row that it came to
+	sub         uint32
+	more        bool // there are log rows after it
+}
+
+// run removes the first most log rows of a part of the log, or, with keep, the
+// superseded records in them. Log rows are swept in their order, so of a key's older
+// records only the one is left that the row at hand superseded.
+func (s *sweep) run(tx *state.Tx, start, end []byte, most uint64, keep bool) (err error) {
+	n := uint64(0)
 	tx.Scan(TableLog, start, end, func(k, v []byte) bool {
-		if uint64(len(rows)) == most {
-			more = true
+		if s.more = n == most; s.more {
 			return false
 		}
+		n++
 		var l Log
 		if l, err = decodeLog(k, v); err != nil {
 			return false
 		}
-		l.Key = append([]byte(nil), l.Key...)
-		rows = append(rows, l)
+		s.revision, s.sub = l.Revision, l.Sub
+		if keep {
+			s.strip(tx, &l, len(v))
+			return true
+		}
+		s.forget(tx, &l)
+		s.rows++
+		s.bytes += uint64(len(k) + len(v))
+		tx.DeleteFound(TableLog, k)
 		return true
 	})
-	return rows, more, err
+	return err
 }
 
-// sweepRow removes every older version of a log row's key, and unless keep the row,
-// with the tombstone if it is a delete.
-func sweepRow(tx *state.Tx, l *Log, keep bool) (rows, size uint64) {
-	end := l.Revision
-	if l.Kind == Delete && !keep {
-		end++
+// strip leaves of a log row what a watch that begins with it needs. The hist row of a
+// delete stays: it tells that the key was there, and when it went.
+func (s *sweep) strip(tx *state.Tx, l *Log, size int) {
+	if l.Kind == Put {
+		s.forget(tx, l)
 	}
-	var dead [][]byte
-	tx.Scan(TableHist, histKey(l.Key, 0), histKey(l.Key, end), func(k, v []byte) bool {
-		dead = append(dead, append([]byte(nil), k...))
-		size += uint64(len(k) + len(v))
-		return true
-	})
-	for _, k := range dead {
-		tx.Delete(TableHist, k)
+	if len(l.old) == 0 {
+		return
 	}
-	if keep {
-		return uint64(len(dead)), size
+	s.rows++
+	stripped := make([]byte, 0, size-len(l.old))
+	l.old = nil
+	v := l.append(stripped)
+	s.bytes += uint64(size - len(v))
+	tx.Put(TableLog, logKey(l.Revision, l.Sub), v)
+}
+
+// forget removes the hist row of the record that a change superseded.
+func (s *sweep) forget(tx *state.Tx, l *Log) {
+	if l.Prev == 0 {
+		return
 	}
-	tx.Delete(TableLog, logKey(l.Revision, l.Sub))
-	return uint64(len(dead)) + 1, size + uint64(12+1+len(l.Key))
+	k := histKey(l.Key, l.Prev)
+	v, ok := tx.Get(TableHist, k)
+	if !ok {
+		return
+	}
+	s.rows++
+	s.bytes += uint64(len(k) + len(v))
+	tx.DeleteFound(TableHist, k)
 }
 
 // FutureRevision is the refusal of a revision ahead of the store's.

@@ -257,6 +257,31 @@ func FuzzHistKey(f *testing.F) {
 	})
 }
 
+func FuzzLogRow(f *testing.F) {
+	l := Log{Revision: 9, Sub: 3, Kind: Put, Key: []byte("k"), Prev: 4, old: []byte("0123456789")}
+	f.Add(logKey(l.Revision, l.Sub), l.append(nil))
+	l.Kind, l.Prev, l.old, l.tombstone = Delete, 9, nil, []byte("tomb")
+	f.Add(logKey(l.Revision, l.Sub), l.append(nil))
+	f.Add(histKey([]byte("k"), 7), appendPlace(nil, 7, place{9, 1}))
+	f.Fuzz(func(t *testing.T, k, v []byte) {
+		if l, err := decodeLog(k, v); err == nil {
+			again, err := decodeLog(logKey(l.Revision, l.Sub), l.append(nil))
+			if err != nil || fmt.Sprintf("%+v", again) != fmt.Sprintf("%+v", l) {
+				t.Fatalf("%+v became %+v: %v", l, again, err)
+			}
+			if size := pastSize(l.Key, &l); len(l.append(nil))+12 > size {
+				t.Fatalf("%+v takes more than %d bytes", l, size)
+			}
+		}
+		if mod, p, err := decodePlace(k, v); err == nil {
+			again, q, err := decodePlace(k, appendPlace(nil, mod, p))
+			if err != nil || again != mod || q != p {
+				t.Fatalf("%d %+v became %d %+v: %v", mod, p, again, q, err)
+			}
+		}
+	})
+}
+
 func cmpUint(a, b uint64) int {
 	switch {
 	case a < b:

@@ -5,16 +5,19 @@
 // # Layout
 //
 //	kv    key                       -> latest record
-//	hist  escaped key, mod revision -> superseded record, or tombstone of a delete
-//	log   revision, sub             -> kind of change, key
+//	log   revision, sub             -> kind of change, key, the record it superseded
+//	hist  escaped key, mod revision -> where the record was superseded: revision, sub
 //	meta  "m"                       -> revision, compact revision, counts
 //
-// A latest value is one lookup and a range scan runs in key order. An overwrite
-// moves the record it replaces from kv to hist, so a key that is written once
-// stands once. A read at revision r takes the latest record when its mod revision is
-// at most r, else the last hist row of the key at or before r. A watch from a
-// revision walks log, and compaction walks it too: a log row at revision n says
-// that everything of its key before n was superseded at n.
+// A latest value is one lookup and a range scan runs in key order. A change moves the
+// record that it supersedes from kv to its own row of log, so a record stands once, and
+// what is superseded lies in the order of time: rewriting many keys fills pages of log
+// one after the other, and what lies by key is small. A read at revision r takes the
+// latest record when its mod revision is at most r. Else the last hist row of the key at
+// or before r leads to the change that superseded the record: one after r holds it, and
+// one at or before r deleted the key. The log row of a delete holds a tombstone too: who
+// and when. A watch from a revision walks log, and compaction walks it too: when the
+// change at n goes, so do the record that it superseded and the hist row of that.
 //
 // # Revisions
 //

@@ -1,7 +1,6 @@
 package table
 
 import (
-	"bytes"
 	"encoding/binary"
 
 	"nekoq/services/state"
@@ -47,23 +46,54 @@ func At(r state.Reader, key []byte, rev uint64) (rec Record, ok bool, err error)
 	return histAt(r, key, rev)
 }
 
+// histAt finds the record among those that were superseded after rev. When the last
+// one up to rev was superseded by rev, a delete did it.
 func histAt(r state.Reader, key []byte, rev uint64) (rec Record, ok bool, err error) {
-	r.ScanReverse(TableHist, histKey(key, 0), histKey(key, rev+1), func(_, v []byte) bool {
-		rec, err = DecodeRecord(v)
-		ok = err == nil
+	r.ScanReverse(TableHist, histKey(key, 0), histKey(key, rev+1), func(k, v []byte) bool {
+		var p place
+		if _, p, err = decodePlace(k, v); err != nil {
+			return false
+		}
+		var l Log
+		if l, err = p.log(r); err != nil {
+			return false
+		}
+		switch {
+		case p.revision > rev:
+			rec, ok, err = l.Superseded()
+		case l.Kind == Delete:
+			rec, ok, err = l.Written(r)
+		default:
+			err = ErrRecord
+		}
 		return false
 	})
 	return rec, ok, err
 }
 
 // Version gives the record that the change (key, rev) wrote: the newest one or a
-// row of hist.
+// superseded one.
 func Version(r state.Reader, key []byte, rev uint64) (rec Record, ok bool, err error) {
 	rec, ok, err = At(r, key, rev)
 	if ok && rec.ModRevision != rev {
 		return Record{}, false, nil
 	}
 	return rec, ok, err
+}
+
+// Superseded gives the record that the change (rev, sub) superseded; not ok: there was
+// none, or a compaction has taken it.
+func Superseded(r state.Reader, rev uint64, sub uint32) (rec Record, ok bool, err error) {
+	k := logKey(rev, sub)
+	v, found := r.Get(TableLog, k)
+	if !found {
+		return Record{}, false, nil
+	}
+	l, err := decodeLog(k, v)
+	if err != nil {
+		return Record{}, false, err
+	}
+	return l.Superseded()
 }
 
 // Visit takes a key and its record, both valid during the call only. False ends the
@@ -90,79 +120,6 @@ func rangeLatest(r state.Reader, start, end []byte, fn Visit) error {
 		return fn(k, &rec)
 	})
 	return err
-}
-
-// rangeAt merges kv with hist. For each stretch of kv it takes the hist keys that
-// stand before the next kv key, so that both are walked once.
-func rangeAt(r state.Reader, start, end []byte, rev uint64, fn Visit) error {
-	h := histKeys{r: r, end: histEnd(end)}
-	h.seek(histStart(start))
-	var err error
-	more := true
-	visit := func(key []byte) bool {
-		rec, ok, e := At(r, key, rev)
-		if e != nil {
-			err = e
-			return false
-		}
-		return !ok || rec.Deleted || fn(key, &rec)
-	}
-	r.Scan(TableKV, start, end, func(k, v []byte) bool {
-		for h.ok && bytes.Compare(h.key, k) < 0 {
-			if more = visit(h.key); !more {
-				return false
-			}
-			h.next()
-		}
-		if h.ok && bytes.Equal(h.key, k) {
-			h.next()
-		}
-		if modRevision(v) > rev {
-			more = visit(k)
-			return more
-		}
-		rec, e := DecodeRecord(v)
-		if e != nil {
-			err = e
-			return false
-		}
-		more = fn(k, &rec)
-		return more
-	})
-	for err == nil && h.err == nil && more && h.ok {
-		if more = visit(h.key); more {
-			h.next()
-		}
-	}
-	if err == nil {
-		err = h.err
-	}
-	return err
-}
-
-// histKeys steps through the distinct keys of hist.
-type histKeys struct {
-	r   state.Reader
-	end []byte
-	key []byte
-	ok  bool
-	err error
-}
-
-func (h *histKeys) seek(from []byte) {
-	h.ok = false
-	h.r.Scan(TableHist, from, h.end, func(k, _ []byte) bool {
-		h.key, _, h.err = splitHist(k)
-		h.ok = h.err == nil
-		return false
-	})
-}
-
-// next goes to the first key after all rows of this one.
-func (h *histKeys) next() {
-	after := appendEscaped(make([]byte, 0, escapedLen(h.key)), h.key)
-	after[len(after)-1]++ // the terminator 0x00 0x01 becomes 0x00 0x02, below any 0x00 0xff
-	h.seek(after)
 }
 
 // histStart and histEnd turn a bound of keys into one of hist rows. The key's rows
@@ -207,11 +164,22 @@ func History(r state.Reader, key []byte, before uint64, fn func(rec *Record) boo
 	if err != nil || (ok && rec.ModRevision < before && !fn(&rec)) {
 		return err
 	}
-	r.ScanReverse(TableHist, histKey(key, 0), histKey(key, before), func(_, v []byte) bool {
-		if rec, err = DecodeRecord(v); err != nil {
+	r.ScanReverse(TableHist, histKey(key, 0), histKey(key, before), func(k, v []byte) bool {
+		var p place
+		if _, p, err = decodePlace(k, v); err != nil {
 			return false
 		}
-		return fn(&rec)
+		var l Log
+		if l, err = p.log(r); err != nil {
+			return false
+		}
+		if l.Kind == Delete && p.revision < before {
+			if rec, _, err = l.Written(r); err != nil || !fn(&rec) {
+				return false
+			}
+		}
+		rec, ok, err = l.Superseded()
+		return ok && fn(&rec)
 	})
 	return err
 }
@@ -228,7 +196,7 @@ func StoreRevision(r state.Reader, m Meta) (rev uint64, ok bool, err error) {
 	if !ok || err != nil {
 		return 0, false, err
 	}
-	rec, ok, err := Version(r, l.Key, l.Revision)
+	rec, ok, err := l.Written(r)
 	return rec.StoreRevision, ok, err
 }
 
@@ -237,7 +205,7 @@ func StoreRevision(r state.Reader, m Meta) (rev uint64, ok bool, err error) {
 func TimeOf(r state.Reader, rev uint64) (at int64, err error) {
 	found := false
 	err = Changes(r, rev, rev, func(l Log) bool {
-		rec, ok, e := Version(r, l.Key, rev)
+		rec, ok, e := l.Written(r)
 		if e == nil && ok {
 			at, found = rec.Modified, true
 		}

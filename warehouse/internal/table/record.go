@@ -3,6 +3,9 @@ package table
 import (
 	"encoding/binary"
 	"errors"
+	"math"
+
+	"nekoq/services/state"
 )
 
 // Record is one version of a key. Byte slices of a decoded record alias the row.
@@ -52,7 +55,7 @@ func appendRecord(b []byte, r *Record) []byte {
 // ErrRecord is a row that cannot be decoded.
 var ErrRecord = errors.New("warehouse: damaged record")
 
-// DecodeRecord reads a row of kv or hist.
+// DecodeRecord reads a row of kv, or a superseded one.
 func DecodeRecord(b []byte) (r Record, err error) {
 	if len(b) < 10 || b[0] != recordFormat {
 		return Record{}, ErrRecord
@@ -121,6 +124,9 @@ func valueLen(row []byte) int {
 	return len(row) - at
 }
 
+// isTombstone tells whether a row says that its key was deleted.
+func isTombstone(row []byte) bool { return len(row) > 1 && row[1]&flagDeleted != 0 }
+
 func unzigzag(u uint64) int64 { return int64(u>>1) ^ -int64(u&1) }
 
 // modRevision reads only a row's mod revision, its first field.
@@ -157,13 +163,14 @@ func escapedLen(key []byte) int {
 	return n
 }
 
-// splitHist takes a hist row's key apart: key and mod revision.
-func splitHist(row []byte) (key []byte, rev uint64, err error) {
+// splitHist takes a hist row's key apart: it appends the key to dst, and gives the mod
+// revision.
+func splitHist(dst, row []byte) (key []byte, rev uint64, err error) {
 	if len(row) < 10 {
 		return nil, 0, ErrRecord
 	}
 	body, rev := row[:len(row)-8], binary.BigEndian.Uint64(row[len(row)-8:])
-	key = make([]byte, 0, len(body)-2)
+	key = dst
 	for i := 0; i < len(body); i++ {
 		c := body[i]
 		key = append(key, c)
@@ -206,22 +213,115 @@ func appendLogKey(b []byte, rev uint64, sub uint32) []byte {
 
 func logKey(rev uint64, sub uint32) []byte { return appendLogKey(make([]byte, 0, 12), rev, sub) }
 
-// Log is one row of log.
+// Log is one row of log: a change, and the record that it superseded. Its slices
+// belong to the state.
 type Log struct {
 	Revision uint64
 	Sub      uint32
 	Kind     ChangeKind
-	Key      []byte // belongs to the state
+	Key      []byte
+	Prev     uint64 // mod revision before; 0: the change created the key
+
+	tombstone []byte // row of a delete
+	old       []byte // superseded row; empty where there was none or a compaction took it
 }
+
+// append lays out: kind, key, tombstone of a delete, how far back the record before
+// lies (one more; 0 for none), that record.
+func (l *Log) append(b []byte) []byte {
+	b = append(b, byte(l.Kind))
+	b = append(binary.AppendUvarint(b, uint64(len(l.Key))), l.Key...)
+	if l.Kind == Delete {
+		b = append(binary.AppendUvarint(b, uint64(len(l.tombstone))), l.tombstone...)
+	}
+	back := uint64(0)
+	if l.Prev != 0 {
+		back = l.Revision - l.Prev + 1
+	}
+	return append(binary.AppendUvarint(b, back), l.old...)
+}
+
+// logOverhead bounds a log row's bytes beyond its key, tombstone and record.
+const logOverhead = 12 + 1 + 3*binary.MaxVarintLen64
 
 func decodeLog(k, v []byte) (Log, error) {
 	if len(k) != 12 || len(v) < 1 || (v[0] != byte(Put) && v[0] != byte(Delete)) {
 		return Log{}, ErrRecord
 	}
-	return Log{
-		Revision: binary.BigEndian.Uint64(k), Sub: binary.BigEndian.Uint32(k[8:]),
-		Kind: ChangeKind(v[0]), Key: v[1:],
-	}, nil
+	l := Log{
+		Revision: binary.BigEndian.Uint64(k), Sub: binary.BigEndian.Uint32(k[8:]), Kind: ChangeKind(v[0]),
+	}
+	d := decoder{b: v[1:]}
+	l.Key = d.bytes()
+	if l.Kind == Delete {
+		l.tombstone = d.bytes()
+	}
+	if back := d.uvarint(); back > l.Revision {
+		d.bad = true
+	} else if back != 0 {
+		l.Prev = l.Revision - back + 1
+	}
+	l.old = d.b
+	if d.bad {
+		return Log{}, ErrRecord
+	}
+	return l, nil
+}
+
+// Superseded gives the record before the change; not ok: there was none, or a
+// compaction has taken it.
+func (l *Log) Superseded() (rec Record, ok bool, err error) {
+	if len(l.old) == 0 {
+		return Record{}, false, nil
+	}
+	rec, err = DecodeRecord(l.old)
+	return rec, err == nil, err
+}
+
+// Written gives the record that the change wrote, a tombstone if it deleted.
+func (l *Log) Written(r state.Reader) (rec Record, ok bool, err error) {
+	if l.Kind == Delete {
+		rec, err = DecodeRecord(l.tombstone)
+		return rec, err == nil, err
+	}
+	return Version(r, l.Key, l.Revision)
+}
+
+// place is where a record was superseded: the row of log that holds it.
+type place struct {
+	revision uint64
+	sub      uint32
+}
+
+// appendPlace lays out the value of the hist row of a record with that mod revision.
+func appendPlace(b []byte, mod uint64, p place) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(b, p.revision-mod), uint64(p.sub))
+}
+
+// decodePlace reads a hist row.
+func decodePlace(k, v []byte) (mod uint64, p place, err error) {
+	if len(k) < 10 {
+		return 0, place{}, ErrRecord
+	}
+	mod = binary.BigEndian.Uint64(k[len(k)-8:])
+	d := decoder{b: v}
+	p = place{revision: mod + d.uvarint()}
+	sub := d.uvarint()
+	if d.bad || len(d.b) > 0 || sub > math.MaxUint32 || p.revision < mod {
+		return 0, place{}, ErrRecord
+	}
+	p.sub = uint32(sub)
+	return mod, p, nil
+}
+
+// log gives the row.
+func (p place) log(r state.Reader) (Log, error) {
+	k := logKey(p.revision, p.sub)
+	v, ok := r.Get(TableLog, k)
+	if !ok {
+		return Log{}, ErrRecord
+	}
+	return decodeLog(k, v)
 }
 
 // Meta is the one row of meta.

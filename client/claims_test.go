@@ -57,11 +57,39 @@ func TestLocks(t *testing.T) {
 	s.until("it waits", waiting(1))
 	_, err = c.KV().Txn().Holding(first.Proof()).Then(client.OpPut("k", []byte("1"))).Commit(ctx)
 	require.NoError(t, err)
+	_, err = c.KV().Put(ctx, "k", []byte("1b"), client.WhileHeld(first.Proof()), client.IfRevision(2), client.WithTTL(time.Hour))
+	require.True(t, errs.Has(err, errs.RevisionMismatch), "%v", err)
+	require.Contains(t, err.Error(), "if_revision: the key is at revision ")
+	got, err := c.KV().Get(ctx, "k")
+	require.NoError(t, err)
+	w, err := c.KV().Put(ctx, "k", []byte("1c"), client.WhileHeld(first.Proof()), client.IfRevision(got.ModRevision), client.WithTTL(time.Hour))
+	require.NoError(t, err)
+	require.Equal(t, got.ModRevision, w.PrevRevision)
+	require.Equal(t, got.CreateRevision, w.CreateRevision)
+	require.Equal(t, got.Version+1, w.Version)
+	require.NotZero(t, w.Lease)
+	w, err = c.KV().Delete(ctx, "none", client.WhileHeld(first.Proof()))
+	require.NoError(t, err)
+	require.Zero(t, w.PrevRevision)
 	require.NoError(t, first.Release(ctx))
 	l := <-next
 	require.Greater(t, l.Token, first.Token)
 	_, err = c.KV().Txn().Holding(first.Proof()).Then(client.OpPut("k", []byte("2"))).Commit(ctx)
 	require.True(t, errs.Has(err, errs.StaleToken), "%v", err)
+	for what, err := range map[string]error{
+		"put":    second(c.KV().Put(ctx, "k", nil, client.WhileHeld(first.Proof()))),
+		"delete": second(c.KV().Delete(ctx, "k", client.WhileHeld(first.Proof()), client.IfRevision(w.Revision))),
+		"both":   second(c.KV().Delete(ctx, "k", client.WhileHeld(l.Proof()), client.WhileHeld(first.Proof()))),
+	} {
+		require.True(t, errs.Has(err, errs.StaleToken), "%s: %v", what, err)
+	}
+	_, _, err = c.KV().DeletePrefix(ctx, "k", client.WhileHeld(first.Proof()))
+	require.True(t, errs.Has(err, errs.StaleToken), "%v", err)
+	_, _, err = c.KV().DeletePrefix(ctx, "k", client.IfRevision(1))
+	require.True(t, errs.Has(err, errs.InvalidArgument), "%v", err)
+	n, _, err := c.KV().DeletePrefix(ctx, "k", client.WhileHeld(l.Proof()))
+	require.NoError(t, err)
+	require.EqualValues(t, 1, n)
 	require.True(t, errs.Has(first.Release(ctx), errs.NotLeader), "released twice")
 	require.NoError(t, two.Close(ctx))
 	<-l.Done()

@@ -148,8 +148,16 @@ func (k *KV) Range(ctx context.Context, r RangeRequest) (res RangeResult, err er
 }
 
 // DeletePrefix deletes all keys with a prefix as one revision, and tells how many.
-func (k *KV) DeletePrefix(ctx context.Context, prefix string) (deleted, revision uint64, err error) {
-	res, err := k.Txn().Then(TxnOp{Delete: &api.DeleteOp{Span: SpanPrefix(prefix)}}).Commit(ctx)
+// Options: WhileHeld.
+func (k *KV) DeletePrefix(ctx context.Context, prefix string, opts ...KVOption) (deleted, revision uint64, err error) {
+	t := k.Txn().Then(TxnOp{Delete: &api.DeleteOp{Span: SpanPrefix(prefix)}})
+	for _, o := range opts {
+		if o.kind != optHeld {
+			return 0, 0, o.misplaced("DeletePrefix")
+		}
+		t.Holding(o.token)
+	}
+	res, err := t.Commit(ctx)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -42,9 +42,10 @@ type KV Client
 
 func (k *KV) client() *Client { return (*Client)(k) }
 
-// Put writes a key. Options: IfRevision, IfAbsent, WithTTL, WithLease.
+// Put writes a key. Options: IfRevision, IfAbsent, WithTTL, WithLease, WhileHeld.
 func (k *KV) Put(ctx context.Context, key string, value []byte, opts ...KVOption) (KeyWrite, error) {
 	r := api.PutRequest{Key: []byte(key), Value: value}
+	var tokens []Token
 	for _, o := range opts {
 		switch o.kind {
 		case optIf:
@@ -55,9 +56,14 @@ func (k *KV) Put(ctx context.Context, key string, value []byte, opts ...KVOption
 			}
 		case optLease:
 			r.Lease = o.number
+		case optHeld:
+			tokens = append(tokens, o.token)
 		default:
 			return KeyWrite{}, o.misplaced("Put")
 		}
+	}
+	if tokens != nil {
+		return k.writtenHeld(ctx, r.Held(uint64(r.TTL.Milliseconds()), tokens...), r.If)
 	}
 	return k.written(ctx, api.MethodPut, r.Append(make([]byte, 0, 48+len(key)+len(value))))
 }
@@ -69,16 +75,34 @@ func (k *KV) CompareAndSet(ctx context.Context, key string, rev uint64, value []
 }
 
 // Delete deletes a key; PrevRevision of the answer is 0 when there was none.
-// Options: IfRevision.
+// Options: IfRevision, WhileHeld.
 func (k *KV) Delete(ctx context.Context, key string, opts ...KVOption) (KeyWrite, error) {
 	r := api.DeleteRequest{Key: []byte(key)}
+	var tokens []Token
 	for _, o := range opts {
-		if o.kind != optIf {
+		switch o.kind {
+		case optIf:
+			r.If = api.If(o.number)
+		case optHeld:
+			tokens = append(tokens, o.token)
+		default:
 			return KeyWrite{}, o.misplaced("Delete")
 		}
-		r.If = api.If(o.number)
+	}
+	if tokens != nil {
+		return k.writtenHeld(ctx, r.Held(tokens...), r.If)
 	}
 	return k.written(ctx, api.MethodDelete, r.Append(nil))
+}
+
+// writtenHeld carries out a write that demands tokens. It is a transaction, since a
+// server of an older version would not see tokens beside a put.
+func (k *KV) writtenHeld(ctx context.Context, t *api.Txn, c api.Condition) (KeyWrite, error) {
+	res, err := (&Txn{k: k, t: *t}).Commit(ctx)
+	if err != nil {
+		return KeyWrite{}, err
+	}
+	return res.Written(c)
 }
 
 func (k *KV) written(ctx context.Context, m wire.Method, req []byte) (w KeyWrite, err error) {
@@ -338,6 +362,7 @@ type KVOption struct {
 	number   uint64
 	duration time.Duration
 	text     string
+	token    Token
 }
 
 type optKind uint8
@@ -355,9 +380,10 @@ const (
 	optBefore
 	optAfter
 	optPrev
+	optHeld
 )
 
-var optNames = [...]string{"", "IfRevision", "WithTTL", "WithLease", "Stale", "AtRevision", "WithLimit", "WithPageToken", "KeysOnly", "WithCount", "BeforeRevision", "AfterRevision", "WithPrev"}
+var optNames = [...]string{"", "IfRevision", "WithTTL", "WithLease", "Stale", "AtRevision", "WithLimit", "WithPageToken", "KeysOnly", "WithCount", "BeforeRevision", "AfterRevision", "WithPrev", "WhileHeld"}
 
 func (o KVOption) misplaced(op string) error {
 	return errs.New(errs.InvalidArgument, "the option %s does not go with %s", optNames[o.kind], op).
@@ -402,3 +428,7 @@ func AfterRevision(rev uint64) KVOption { return KVOption{kind: optAfter, number
 
 // WithPrev adds to each change the version before it.
 func WithPrev() KVOption { return KVOption{kind: optPrev} }
+
+// WhileHeld demands that a lock or election is still held under its token, such as
+// lock.Proof(); when it is not, nothing is done and the error has the code stale_token.
+func WhileHeld(t Token) KVOption { return KVOption{kind: optHeld, token: t} }

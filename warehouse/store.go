@@ -125,13 +125,7 @@ func (s *Service) DeleteRange(ctx context.Context, op *api.DeleteOp) (api.Delete
 		}
 		return out, nil
 	}
-	res, err := s.runTxn(ctx, &api.Txn{Then: []api.Op{{Delete: op}}})
-	if err != nil {
-		return api.DeleteResult{}, err
-	}
-	out := *res.Ops[0].Delete
-	out.Header = res.Header
-	return out, nil
+	return s.deleteRange(ctx, &api.Txn{Then: []api.Op{{Delete: op}}})
 }
 
 // CheckKeys refuses a transaction that could write a key twice, as Txn does.
@@ -404,43 +398,4 @@ func (s *Service) Leases(ctx context.Context) (ids []uint64, revision uint64, er
 	}
 	defer v.Release()
 	return lease.IDs(v.View), v.meta.Revision, nil
-}
-
-// PutHolding is Put that is refused (stale_token) unless the token still holds.
-func (s *Service) PutHolding(ctx context.Context, r *api.PutRequest, token api.Token) (api.WriteResult, error) {
-	s.metrics.puts.Inc()
-	ttl, err := s.checkPut(r)
-	if err != nil {
-		return api.WriteResult{}, err
-	}
-	if err := checkToken(&token); err != nil {
-		return api.WriteResult{}, err
-	}
-	t := api.Txn{
-		Holding: []api.Token{token},
-		Then:    []api.Op{{Put: &api.PutOp{Key: r.Key, Value: r.Value, Lease: r.Lease, TTL: ttl, Prev: true}}},
-	}
-	if r.If.Set {
-		t.If = []api.Compare{{Span: api.One(r.Key), Target: api.CompareMod, Result: api.Equal, Number: int64(r.If.Revision)}}
-		t.Else = []api.Op{{Range: &api.RangeRequest{Span: api.One(r.Key), KeysOnly: true}}}
-	}
-	res, err := s.runTxn(ctx, &t)
-	if err != nil {
-		return api.WriteResult{}, err
-	}
-	if !res.Succeeded {
-		have := uint64(0)
-		if items := res.Ops[0].Range.Items; len(items) > 0 {
-			have = items[0].ModRevision
-		}
-		return api.WriteResult{}, table.CheckRevision(r.If.Revision, have)
-	}
-	p := res.Ops[0].Put
-	out := api.WriteResult{
-		Revision: res.Revision, CreateRevision: p.CreateRevision, Version: p.Version, Lease: p.Lease, StoreRevision: res.StoreRevision,
-	}
-	if p.Prev != nil {
-		out.PrevRevision = p.Prev.ModRevision
-	}
-	return out, nil
 }

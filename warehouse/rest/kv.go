@@ -35,7 +35,7 @@ func (d *door) put(c *gin.Context) {
 		httpapi.Fail(c, err)
 		return
 	}
-	res, err := d.fenced(c, &p, &r)
+	res, err := d.write(c, &p, &r)
 	if err != nil {
 		httpapi.Fail(c, err)
 		return
@@ -52,32 +52,39 @@ func (d *door) put(c *gin.Context) {
 	b.send(c)
 }
 
-// fenced puts a key, if asked for only while a lock or election is held.
-func (d *door) fenced(c *gin.Context, p *params, r *api.PutRequest) (api.WriteResult, error) {
+// write puts a key, if asked for only while a lock or election is held.
+func (d *door) write(c *gin.Context, p *params, r *api.PutRequest) (api.WriteResult, error) {
+	t, held, err := d.token(c, p)
+	switch {
+	case err != nil:
+		return api.WriteResult{}, err
+	case held:
+		return d.svc.PutHolding(c.Request.Context(), r, t)
+	}
+	return d.svc.Put(c.Request.Context(), r)
+}
+
+// token reads the lock or election that must be held, and asks whether the caller may
+// see it.
+func (d *door) token(c *gin.Context, p *params) (t api.Token, given bool, err error) {
 	lock, _ := p.get("if_lock")
 	election, _ := p.get("if_election")
 	token, has := p.uint("token")
-	if p.err != nil {
-		return api.WriteResult{}, p.err
-	}
-	if lock == "" && election == "" && !has {
-		return d.svc.Put(c.Request.Context(), r)
-	}
 	switch {
+	case p.err != nil:
+		return t, false, p.err
+	case lock == "" && election == "" && !has:
+		return t, false, nil
 	case lock == "" && election == "":
-		return api.WriteResult{}, errs.Invalid("token", token, "a token together with the if_lock or if_election that gave it")
+		return t, false, errs.Invalid("token", token, "a token together with the if_lock or if_election that gave it")
 	case lock != "" && election != "":
-		return api.WriteResult{}, errs.Invalid("if_election", election, "if_lock or if_election, not both")
+		return t, false, errs.Invalid("if_election", election, "if_lock or if_election, not both")
 	}
 	h := form.Held{Lock: lock, Election: election, Number: token}
-	t, err := h.Token("if_lock")
-	if err != nil {
-		return api.WriteResult{}, err
+	if t, err = h.Token("if_lock"); err != nil {
+		return t, false, err
 	}
-	if err := d.srv.Allow(c.Request.Context(), auth.Read, warehouse.TokenResource(&t)); err != nil {
-		return api.WriteResult{}, err
-	}
-	return d.svc.PutHolding(c.Request.Context(), r, t)
+	return t, true, d.srv.Allow(c.Request.Context(), auth.Read, warehouse.TokenResource(&t))
 }
 
 // readBody reads the value into memory of just its size when the client tells it.
@@ -102,11 +109,15 @@ func (d *door) delete(c *gin.Context) {
 	p := params{c: c}
 	r := api.DeleteRequest{Key: p.key()}
 	r.If.Revision, r.If.Set = p.uint("if_revision")
-	if p.err != nil {
-		httpapi.Fail(c, p.err)
-		return
+	t, held, err := d.token(c, &p)
+	var res api.WriteResult
+	switch {
+	case err != nil:
+	case held:
+		res, err = d.svc.DeleteHolding(c.Request.Context(), &r, t)
+	default:
+		res, err = d.svc.Delete(c.Request.Context(), &r)
 	}
-	res, err := d.svc.Delete(c.Request.Context(), &r)
 	if err != nil {
 		httpapi.Fail(c, err)
 		return
@@ -116,6 +127,41 @@ func (d *door) delete(c *gin.Context) {
 	b.bool("deleted", res.PrevRevision != 0)
 	b.uint("revision", res.Revision)
 	b.uint("prev_revision", res.PrevRevision)
+	b.uint("store_revision", res.StoreRevision)
+	b.send(c)
+}
+
+// deleteRange deletes the keys with a prefix or of a range. It must be named: an empty
+// one, which a script may send by mistake, would be all keys.
+func (d *door) deleteRange(c *gin.Context) {
+	p := params{c: c}
+	start, end := p.keys()
+	switch {
+	case len(start) == 0:
+		p.fail("prefix", "", "a prefix, or start, of at least 1 byte; start=%00 is all keys")
+	case len(end) > 0 && bytes.Compare(start, end) >= 0:
+		p.fail("end", string(end), "a key after start")
+	}
+	t, held, err := d.token(c, &p)
+	op := api.DeleteOp{Span: api.Span{Key: start, End: end}}
+	if len(end) == 0 {
+		op.Span = api.FromKey(start)
+	}
+	var res api.DeleteResult
+	switch {
+	case err != nil:
+	case held:
+		res, err = d.svc.DeleteRangeHolding(c.Request.Context(), &op, t)
+	default:
+		res, err = d.svc.DeleteRange(c.Request.Context(), &op)
+	}
+	if err != nil {
+		httpapi.Fail(c, err)
+		return
+	}
+	b := takeBuffer()
+	b.uint("deleted", res.Deleted)
+	b.uint("revision", res.Revision)
 	b.uint("store_revision", res.StoreRevision)
 	b.send(c)
 }

@@ -224,7 +224,9 @@ func TestBadClaims(t *testing.T) {
 	}
 	bad := func(query, field string, words ...string) {
 		t.Helper()
-		d.refused("PUT", "/v1/warehouse/kv/k?"+query, "", http.StatusBadRequest, "invalid_argument", field, words...)
+		for _, method := range []string{"PUT", "DELETE"} {
+			d.refused(method, "/v1/warehouse/kv/k?"+query, "", http.StatusBadRequest, "invalid_argument", field, words...)
+		}
 	}
 	bad("token=4", "token", "if_lock or if_election")
 	bad("if_lock=a", "token", "from 1 on")

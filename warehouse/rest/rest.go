@@ -33,13 +33,10 @@ func Register(s *httpapi.Server, svc *warehouse.Service) {
 	key := func(a auth.Action) httpapi.Access { return httpapi.OnParam(a, "warehouse", "kv", "key") }
 
 	httpapi.Raw(s, op("warehouse-put", http.MethodPut, "/v1/warehouse/kv/{key...}", "Put a key",
-		"The body is the value, byte for byte.", keyParam(),
-		query("if_revision", "integer", "Write only if the key is at this mod revision; 0 means that it must not exist."),
-		query("ttl", "string", "Delete the key after this time, such as 30s; at least 1s. A put without it makes the key permanent."),
-		query("lease", "string", "Hang the key on this lease: it is deleted with it. Not with ttl."),
-		query("if_lock", "string", "Write only while this lock is held under token."),
-		query("if_election", "string", "Write only while this election is led under token."),
-		query("token", "integer", "The fencing token of if_lock or if_election; a lost one is stale_token."),
+		"The body is the value, byte for byte.", heldParams("Write", keyParam(),
+			query("if_revision", "integer", "Write only if the key is at this mod revision; 0 means that it must not exist."),
+			query("ttl", "string", "Delete the key after this time, such as 30s; at least 1s. A put without it makes the key permanent."),
+			query("lease", "string", "Hang the key on this lease: it is deleted with it. Not with ttl."))...,
 	).body(), key(auth.Write), d.put, httpapi.MaxBody(lim.MaxValueBytes))
 
 	httpapi.Raw(s, op("warehouse-get", http.MethodGet, "/v1/warehouse/kv/{key...}", "Get a key",
@@ -51,9 +48,14 @@ func Register(s *httpapi.Server, svc *warehouse.Service) {
 	).Operation, key(auth.Read), d.get)
 
 	httpapi.Raw(s, op("warehouse-delete", http.MethodDelete, "/v1/warehouse/kv/{key...}", "Delete a key",
-		"Deleting a key that does not exist is no error and changes nothing.", keyParam(),
-		query("if_revision", "integer", "Delete only if the key is at this mod revision."),
+		"Deleting a key that does not exist is no error and changes nothing.", heldParams("Delete", keyParam(),
+			query("if_revision", "integer", "Delete only if the key is at this mod revision."))...,
 	).Operation, key(auth.Delete), d.delete)
+
+	httpapi.Raw(s, op("warehouse-delete-range", http.MethodDelete, "/v1/warehouse/kv", "Delete keys",
+		"Those with a prefix, or from start up to but not including end, as one revision. One of the two must be named.",
+		heldParams("Delete", rangeParams()...)...,
+	).Operation, httpapi.OnFunc(auth.Delete, d.rangeOf), d.deleteRange)
 
 	httpapi.Raw(s, op("warehouse-list", http.MethodGet, "/v1/warehouse/kv", "List keys",
 		"A page of the keys with a prefix, or from start up to but not including end, in byte order. All pages show the revision of the first.",
@@ -137,6 +139,14 @@ func consistencyParam() *huma.Param {
 	p := query("consistency", "string", "linearizable (the default) sees every write acknowledged before the request; stale is answered by this node at once, with its lag.")
 	p.Schema.Enum = []any{"linearizable", "stale"}
 	return p
+}
+
+// heldParams adds the lock or election that must be held.
+func heldParams(verb string, params ...*huma.Param) []*huma.Param {
+	return append(params,
+		query("if_lock", "string", verb+" only while this lock is held under token."),
+		query("if_election", "string", verb+" only while this election is led under token."),
+		query("token", "integer", "The fencing token of if_lock or if_election; a lost one is stale_token."))
 }
 
 func rangeParams(more ...*huma.Param) []*huma.Param {

@@ -143,6 +143,25 @@ func testLocks(t *testing.T, nodes []*Node) {
 	if _, err := a.KV.PutHolding(ctx, &api.PutRequest{Key: []byte("work"), Value: []byte("stale")}, proof); !errs.Has(err, errs.StaleToken) {
 		t.Fatalf("a write under a lost token: %v", err)
 	}
+	work := api.DeleteRequest{Key: []byte("work")}
+	if _, err := a.KV.DeleteHolding(ctx, &work, proof); !errs.Has(err, errs.StaleToken) {
+		t.Fatalf("a delete under a lost token: %v", err)
+	}
+	if _, err := a.KV.DeleteRangeHolding(ctx, &api.DeleteOp{Span: api.Prefix(work.Key)}, proof); !errs.Has(err, errs.StaleToken) {
+		t.Fatalf("a delete of many under a lost token: %v", err)
+	}
+	proof.Token = second.Token
+	work.If = api.If(1)
+	if _, err := a.KV.DeleteHolding(ctx, &work, proof); !errs.Has(err, errs.RevisionMismatch) {
+		t.Fatalf("a delete at another revision: %v", err)
+	}
+	work.If = api.Condition{}
+	if w, err := a.KV.DeleteHolding(ctx, &work, proof); err != nil || w.PrevRevision == 0 || w.Revision <= w.PrevRevision {
+		t.Fatalf("a delete under a token that holds: %+v %v", w, err)
+	}
+	if _, err := a.KV.PutHolding(ctx, &api.PutRequest{Key: work.Key}, proof); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := a.KV.Release(ctx, &api.ReleaseRequest{Kind: api.TokenLock, Name: "jobs", Lease: lb.ID, Token: first.Token}); !errs.Has(err, errs.NotLeader) {
 		t.Fatalf("release under another token: %v", err)
 	}

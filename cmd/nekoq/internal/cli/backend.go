@@ -73,8 +73,7 @@ func (b backend) Workers(ctx context.Context, r ids.WorkersRequest) (ids.WorkerL
 	return deref(b.Numgen().Workers(ctx, r))
 }
 
-func (b backend) Put(ctx context.Context, r keys.PutRequest) (keys.WriteResult, error) {
-	var o []client.KVOption
+func (b backend) Put(ctx context.Context, r keys.PutRequest, o ...client.KVOption) (keys.WriteResult, error) {
 	if r.If.Set {
 		o = append(o, client.IfRevision(r.If.Revision))
 	}
@@ -101,8 +100,7 @@ func readOptions(stale bool, revision uint64) (o []client.KVOption) {
 	return o
 }
 
-func (b backend) Delete(ctx context.Context, r keys.DeleteRequest) (keys.WriteResult, error) {
-	var o []client.KVOption
+func (b backend) Delete(ctx context.Context, r keys.DeleteRequest, o ...client.KVOption) (keys.WriteResult, error) {
 	if r.If.Set {
 		o = append(o, client.IfRevision(r.If.Revision))
 	}

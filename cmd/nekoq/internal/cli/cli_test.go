@@ -130,7 +130,7 @@ var db = keys.KV{
 	Created: at.UnixNano(), Modified: at.Add(time.Minute).UnixNano(), Actor: "native:anonymous",
 }
 
-func (f *fake) Put(_ context.Context, r keys.PutRequest) (keys.WriteResult, error) {
+func (f *fake) Put(_ context.Context, r keys.PutRequest, _ ...client.KVOption) (keys.WriteResult, error) {
 	f.puts = append(f.puts, r)
 	return keys.WriteResult{Revision: 9, CreateRevision: 4, Version: 2, PrevRevision: 4, StoreRevision: 30}, nil
 }
@@ -146,7 +146,7 @@ func (f *fake) Get(_ context.Context, r keys.GetRequest) (keys.GetResult, error)
 	return keys.GetResult{Header: h, Found: true, KV: db}, nil
 }
 
-func (f *fake) Delete(_ context.Context, r keys.DeleteRequest) (keys.WriteResult, error) {
+func (f *fake) Delete(_ context.Context, r keys.DeleteRequest, _ ...client.KVOption) (keys.WriteResult, error) {
 	f.dels = append(f.dels, r)
 	w := keys.WriteResult{Revision: 10, StoreRevision: 31}
 	if string(r.Key) == "app/db" {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"nekoq/client"
 	"nekoq/services/errs"
 	keys "nekoq/warehouse/api"
 	"nekoq/warehouse/form"
@@ -45,6 +46,26 @@ func ifRevision(cmd *cobra.Command) func() keys.Condition {
 	}
 }
 
+// whileHeld adds --holding, in the words of nekoq kv txn.
+func whileHeld(cmd *cobra.Command) func() ([]client.KVOption, error) {
+	var holding []string
+	cmd.Flags().StringArrayVar(&holding, "holding", nil, "only while lock:NAME=TOKEN (or election:, key:) is still held; may be repeated")
+	return func() (out []client.KVOption, err error) {
+		for _, line := range holding {
+			h, err := parseHolding(line)
+			if err != nil {
+				return nil, err
+			}
+			token, err := h.Token("--holding")
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, client.WhileHeld(token))
+		}
+		return out, nil
+	}
+}
+
 // writeJSON is a write's answer in the words of the REST door.
 type writeJSON struct {
 	Key            string `json:"key"`
@@ -74,10 +95,11 @@ func (a *app) kvPut() *cobra.Command {
 		Example: `  nekoq kv put app/db 'host=db1'
   nekoq kv put app/cert - < cert.pem
   nekoq kv put app/lease-me here --ttl 30s
-  nekoq kv put app/db 'host=db2' --if-revision 17`,
+  nekoq kv put app/db 'host=db2' --if-revision 17
+  nekoq kv put app/version 7 --holding lock:deploy=42`,
 		Long: "Write a key. The value is the argument, the standard input for -, or a file with --file; it may be any bytes.",
 	}
-	condition := ifRevision(cmd)
+	condition, holding := ifRevision(cmd), whileHeld(cmd)
 	cmd.Flags().DurationVar(&r.TTL, "ttl", 0, "delete the key after this time, unless it is put again")
 	cmd.Flags().Uint64Var(&r.Lease, "lease", 0, "hang the key on this lease: it is deleted with it")
 	cmd.Flags().StringVar(&file, "file", "", "read the value from a file, or for - from the standard input")
@@ -92,8 +114,12 @@ func (a *app) kvPut() *cobra.Command {
 			return err
 		}
 		r.Key, r.If = []byte(args[0]), condition()
+		held, err := holding()
+		if err != nil {
+			return err
+		}
 		return a.online(cmd, func(ctx context.Context, b Backend) error {
-			w, err := b.Put(ctx, r)
+			w, err := b.Put(ctx, r, held...)
 			if err != nil {
 				return err
 			}
@@ -238,19 +264,23 @@ func (a *app) kvDel() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "del KEY", Aliases: []string{"delete"}, Short: "Delete a key", Args: cobra.ExactArgs(1),
 		Long:    "Delete a key, or with --prefix all keys that begin so, as one revision. One that does not exist is no error, unless --if-revision demands it.",
-		Example: "  nekoq kv del app/db --if-revision 17\n  nekoq kv del --prefix app/old/",
+		Example: "  nekoq kv del app/db --if-revision 17\n  nekoq kv del --prefix app/old/\n  nekoq kv del app/leader --holding election:app=42",
 	}
-	condition := ifRevision(cmd)
+	condition, holding := ifRevision(cmd), whileHeld(cmd)
 	prefix := cmd.Flags().Bool("prefix", false, "all keys that begin with KEY")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		held, err := holding()
+		if err != nil {
+			return err
+		}
 		if *prefix {
 			if cmd.Flags().Changed("if-revision") {
 				return errs.New(errs.InvalidArgument, "--if-revision is of one key, and does not go with --prefix")
 			}
-			return a.delPrefix(cmd, args[0])
+			return a.delPrefix(cmd, args[0], held)
 		}
 		return a.online(cmd, func(ctx context.Context, b Backend) error {
-			w, err := b.Delete(ctx, keys.DeleteRequest{Key: []byte(args[0]), If: condition()})
+			w, err := b.Delete(ctx, keys.DeleteRequest{Key: []byte(args[0]), If: condition()}, held...)
 			if err != nil {
 				return err
 			}
@@ -268,9 +298,9 @@ func (a *app) kvDel() *cobra.Command {
 	return cmd
 }
 
-func (a *app) delPrefix(cmd *cobra.Command, prefix string) error {
+func (a *app) delPrefix(cmd *cobra.Command, prefix string, held []client.KVOption) error {
 	return a.store(cmd, func(ctx context.Context, s Store) error {
-		n, rev, err := s.KV().DeletePrefix(ctx, prefix)
+		n, rev, err := s.KV().DeletePrefix(ctx, prefix, held...)
 		if err != nil {
 			return err
 		}

@@ -40,9 +40,9 @@ type IDs interface {
 
 // Keys is warehouse.
 type Keys interface {
-	Put(ctx context.Context, r keys.PutRequest) (keys.WriteResult, error)
+	Put(ctx context.Context, r keys.PutRequest, held ...client.KVOption) (keys.WriteResult, error)
 	Get(ctx context.Context, r keys.GetRequest) (keys.GetResult, error)
-	Delete(ctx context.Context, r keys.DeleteRequest) (keys.WriteResult, error)
+	Delete(ctx context.Context, r keys.DeleteRequest, held ...client.KVOption) (keys.WriteResult, error)
 	List(ctx context.Context, r keys.ListRequest) (keys.ListResult, error)
 	History(ctx context.Context, r keys.HistoryRequest) (keys.HistoryResult, error)
 	// Watch calls fn with the changes as they come, until ctx ends or fn fails.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -270,6 +271,28 @@ func TestElections(t *testing.T) {
 	require.Zero(t, s.end(lead).code)
 }
 
+// Puts and deletes can demand what transactions can: that a lock is still held.
+func TestWritesWhileHeld(t *testing.T) {
+	s := newTerminal(t)
+	r := s.run("", "lock", "l", "--", "sh", "-c", "echo $NEKOQ_FENCING_TOKEN")
+	require.Zero(t, r.code, r.errOut)
+	session, err := s.c.Leases().Session(t.Context(), time.Minute)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, session.Close(context.Background())) }()
+	lock, err := s.c.Locks().Acquire(t.Context(), session, "l", "me")
+	require.NoError(t, err)
+	holds, lost := fmt.Sprint("lock:l=", lock.Token), "lock:l="+strings.TrimSpace(r.out)
+	for _, args := range [][]string{{"put", "a/1", "x"}, {"put", "a/2", "x"}, {"del", "a/1"}, {"del", "--prefix", "a/"}} {
+		args = append([]string{"kv"}, args...)
+		r := s.run("", append(args, "--holding", lost)...)
+		require.Equal(t, exitConflict, r.code, "%q: %s", args, r.out)
+		require.Contains(t, r.errOut, "stale_token", "%q", args)
+		r = s.run("", append(args, "--holding", holds)...)
+		require.Zero(t, r.code, "%q: %s", args, r.errOut)
+	}
+	require.Equal(t, exitNotFound, s.run("", "kv", "get", "a/2").code)
+}
+
 func TestHoldRefusals(t *testing.T) {
 	s := newTerminal(t)
 	for want, args := range map[string][]string{
@@ -289,6 +312,8 @@ func TestHoldRefusals(t *testing.T) {
 		"TTL: \"x\" is not valid: want a duration such as 30s":     {"kv", "lease", "grant", "x"},
 		"path: \"app\" is not valid: want a path that ends with /": {"kv", "folder", "app"},
 		"--ttl and --lease":                                        {"kv", "put", "a", "b", "--ttl", "3s", "--lease", "4"},
+		"--holding: \"lock:l\" is not valid":                       {"kv", "del", "a", "--holding", "lock:l"},
+		"token: \"0\" is not valid":                                {"kv", "put", "a", "b", "--holding", "lock:l=0"},
 		"does not go with --prefix":                                {"kv", "del", "a", "--prefix", "--if-revision", "3"},
 	} {
 		r := s.run("", args...)

@@ -319,6 +319,35 @@ func TestDeadlineOfARequestThatIsNotWhole(t *testing.T) {
 	})
 }
 
+// A request without a deadline ends when the server's limit passes, and its client gets
+// what the handler answers.
+func TestLimits(t *testing.T) {
+	limited := false
+	e := &echo{unary: func(ctx context.Context, _ []byte) ([]byte, error) {
+		<-ctx.Done()
+		limited = Limited(ctx)
+		return nil, status.Error(codes.Unavailable, "it takes too long")
+	}}
+	limits := func(method string) time.Duration {
+		require.Equal(t, unaryPath, method)
+		return 3 * time.Second
+	}
+	bubble(t, e, Options{Limits: limits}, func(r *raw) {
+		r.greet()
+		start := time.Now()
+		r.headers(3, false, r.request(unaryPath))
+		r.data(3, true, message(10))
+		require.Equal(t, "14", r.status(3))
+		require.True(t, limited)
+		require.InDelta(t, 3, time.Since(start).Seconds(), 0.01)
+		r.headers(5, false, r.request(unaryPath, "grpc-timeout", "9S"))
+		r.data(5, true, message(10))
+		require.Equal(t, "14", r.status(5))
+		require.False(t, limited)
+		require.InDelta(t, 12, time.Since(start).Seconds(), 0.01)
+	})
+}
+
 // The server ends a handler whose deadline passes, whatever its client does.
 func TestDeadlineEndsTheHandler(t *testing.T) {
 	e := &echo{unary: func(ctx context.Context, _ []byte) ([]byte, error) {

@@ -96,6 +96,8 @@ func (c *conn) expire() {
 	c.mu.Unlock()
 	for _, s := range late {
 		s.End(context.DeadlineExceeded, nil)
-		c.overdue(s)
+		if !s.limited { // its client waits for an answer
+			c.overdue(s)
+		}
 	}
 }

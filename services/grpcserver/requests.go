@@ -104,13 +104,16 @@ func (c *conn) open(id uint32, now int64) {
 	}
 	s := &stream{c: c, id: id, started: now, ended: c.headEnd, inEnd: c.headEnd, encoding: h.encoding, length: h.length}
 	s.recvLeft.Store(streamWindow)
-	if h.timeout > 0 {
-		s.DeadlineAt = now + int64(h.timeout)
-	}
 	if len(h.own) > 0 {
 		s.fields = append(s.ownFields[:0], h.own...)
 	}
 	s.m = c.srv.methods[h.path]
+	switch {
+	case h.timeout > 0:
+		s.DeadlineAt = now + int64(h.timeout)
+	case s.m != nil && s.m.limit > 0:
+		s.DeadlineAt, s.limited = now+int64(s.m.limit), true
+	}
 	if st, http := h.check(c.srv, s.m); st != nil || http != 0 {
 		if s.m == nil {
 			s.m = &method{} // without a path: a client may make up any number of them

@@ -41,6 +41,10 @@ type Options struct {
 	// to the general code.
 	Decode func(b []byte, m any) bool
 	Encode func(b []byte, m any) ([]byte, bool)
+	// Limits gives how long a request of a method with one answer may take when its
+	// client set no deadline; 0 or nil is without end. Limited tells it from a deadline
+	// of the client.
+	Limits func(method string) time.Duration
 	// After, if set, is told of each request that ended.
 	After  func(Result)
 	Logger *slog.Logger // nil discards
@@ -61,6 +65,9 @@ func (o Options) withDefaults() Options {
 	set(&o.PingInterval, 2*time.Hour)
 	set(&o.PingTimeout, 20*time.Second)
 	set(&o.Logger, slog.New(slog.DiscardHandler))
+	if o.Limits == nil {
+		o.Limits = func(string) time.Duration { return 0 }
+	}
 	if o.Principal == nil {
 		o.Principal = func(c net.Conn) auth.Principal {
 			return auth.Principal{Name: "anonymous", Door: "grpc", Addr: c.RemoteAddr().String()}
@@ -83,6 +90,7 @@ type method struct {
 	unary  *grpc.MethodDesc
 	stream *grpc.StreamDesc
 	raw    RawUnary
+	limit  time.Duration // of Options.Limits
 }
 
 // Server serves registered services. Services are registered before the first
@@ -115,7 +123,7 @@ func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	for i := range desc.Methods {
 		m := &desc.Methods[i]
 		path := "/" + desc.ServiceName + "/" + m.MethodName
-		s.methods[path] = &method{path: path, impl: impl, unary: m}
+		s.methods[path] = &method{path: path, impl: impl, unary: m, limit: s.opts.Limits(path)}
 	}
 	for i := range desc.Streams {
 		m := &desc.Streams[i]

@@ -34,6 +34,7 @@ type stream struct {
 	m         *method
 	id        uint32
 	started   int64 // link.Nano()
+	limited   bool  // the deadline is ours
 	encoding  string
 	fields    []hpack.HeaderField // the client's own
 	ownFields [2]hpack.HeaderField
@@ -65,6 +66,15 @@ type stream struct {
 	trailers metadata.MD
 }
 
+// limitedKey finds whether the deadline of a request is ours.
+type limitedKey struct{}
+
+// Limited tells whether the deadline of a request is that of Options.Limits.
+func Limited(ctx context.Context) bool {
+	limited, _ := ctx.Value(limitedKey{}).(bool)
+	return limited
+}
+
 // streamKey finds the stream in a context made of it.
 type streamKey struct{}
 
@@ -87,6 +97,8 @@ func (s *stream) Value(key any) any {
 		return mdOf(s.fields)
 	case transportKey:
 		return transportStream{s}
+	case limitedKey{}:
+		return s.limited
 	case peerKey:
 		return &peer.Peer{Addr: s.c.nc.RemoteAddr(), LocalAddr: s.c.nc.LocalAddr()}
 	}

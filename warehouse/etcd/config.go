@@ -19,6 +19,7 @@ type Config struct {
 	KeepaliveMinTime      time.Duration `koanf:"keepalive_min_time" doc:"Shortest pause between the pings of a client; one that pings more often is disconnected."`
 	KeepaliveInterval     time.Duration `koanf:"keepalive_interval" doc:"Pause after which the server pings an idle client."`
 	KeepaliveTimeout      time.Duration `koanf:"keepalive_timeout" doc:"How long a ping may stay unanswered before the connection is closed."`
+	RequestTimeout        time.Duration `koanf:"request_timeout" doc:"How long a request for keys or leases may take when its client set no deadline; then it ends with \"etcdserver: request timed out\"."`
 	WatchProgressInterval time.Duration `koanf:"watch_progress_interval" doc:"How often a watch that asked for it, and had no events, is told the revision it has reached."`
 	AuthTokenTTL          time.Duration `koanf:"auth_token_ttl" doc:"Life of the token that a log-in gives."`
 	BcryptCost            int           `koanf:"bcrypt_cost" doc:"Work factor of password hashes."`
@@ -35,6 +36,7 @@ func DefaultConfig() Config {
 		KeepaliveMinTime:      5 * time.Second,
 		KeepaliveInterval:     2 * time.Hour,
 		KeepaliveTimeout:      20 * time.Second,
+		RequestTimeout:        15 * time.Second,
 		WatchProgressInterval: 10 * time.Minute,
 		AuthTokenTTL:          time.Hour,
 		BcryptCost:            bcrypt.DefaultCost,
@@ -71,6 +73,7 @@ func (c Config) Validate() []error {
 		{"keepalive_min_time", c.KeepaliveMinTime, 0, time.Hour},
 		{"keepalive_interval", c.KeepaliveInterval, time.Second, 24 * time.Hour},
 		{"keepalive_timeout", c.KeepaliveTimeout, time.Second, time.Hour},
+		{"request_timeout", c.RequestTimeout, 100 * time.Millisecond, time.Hour},
 		{"watch_progress_interval", c.WatchProgressInterval, 100 * time.Millisecond, 24 * time.Hour},
 		{"auth_token_ttl", c.AuthTokenTTL, time.Second, 30 * 24 * time.Hour},
 		{"drain_timeout", c.DrainTimeout, 0, time.Minute},

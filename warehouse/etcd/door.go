@@ -148,9 +148,20 @@ func (s *Door) options() grpcserver.Options {
 		},
 		Decode: decodeFast,
 		Encode: encodeFast,
+		Limits: s.limit,
 		After:  s.metrics.ended,
 		Logger: s.log,
 	}
+}
+
+// limit bounds requests for keys and leases whose clients set no deadline. Others may
+// wait for good reason, as for a lock.
+func (s *Door) limit(method string) time.Duration {
+	if strings.HasPrefix(method, "/etcdserverpb.KV/") && method != pb.KV_Compact_FullMethodName ||
+		strings.HasPrefix(method, "/etcdserverpb.Lease/") {
+		return s.cfg.RequestTimeout
+	}
+	return 0
 }
 
 func (s *Door) registerServices() {

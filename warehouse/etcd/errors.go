@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"nekoq/services/errs"
+	"nekoq/services/grpcserver"
 	"nekoq/warehouse/etcd/internal/table"
 )
 
@@ -60,6 +61,9 @@ func grpcError(ctx context.Context, err error, special ...coded) error {
 		return nil
 	}
 	if cerr := ctx.Err(); cerr != nil {
+		if grpcserver.Limited(ctx) && errors.Is(cerr, context.DeadlineExceeded) {
+			return rpctypes.ErrGRPCTimeout
+		}
 		return status.FromContextError(cerr).Err()
 	}
 	if _, ok := status.FromError(err); ok {

@@ -17,6 +17,7 @@ import (
 	"nekoq/services/replica/raftnode"
 	"nekoq/services/testkit/cluster"
 	"nekoq/services/testkit/etcdload"
+	"nekoq/warehouse/etcd"
 	"nekoq/warehouse/etcd/electionpb"
 )
 
@@ -150,6 +151,28 @@ func TestNodeCutOffFromTheQuorum(t *testing.T) {
 	}
 	if r := <-c.Watch(need, "a", clientv3.WithRev(put.Header.Revision)); len(r.Events) != 1 {
 		t.Errorf("after it: %+v", r)
+	}
+}
+
+// A request without a deadline does not wait for ever on a node that is cut off: it
+// ends as with etcd.
+func TestRequestTimeout(t *testing.T) {
+	g := startGroup(t, cluster.Options{Config: func(_ string, c *raftnode.Config) { c.LeaderPatience = time.Minute }},
+		func(c *etcd.Config) { c.RequestTimeout = 300 * time.Millisecond })
+	off := g.Followers()[0]
+	kv := pb.NewKVClient(wire(t, g.addrs[g.at(off)]))
+	if _, err := kv.Put(within(t, time.Minute), &pb.PutRequest{Key: []byte("a")}); err != nil {
+		t.Fatal(err)
+	}
+	g.Isolate(off)
+	ctx := t.Context() // no deadline
+	for what, do := range map[string]func() error{
+		"a put":  func() error { _, err := kv.Put(ctx, &pb.PutRequest{Key: []byte("a")}); return err },
+		"a read": func() error { _, err := kv.Range(ctx, &pb.RangeRequest{Key: []byte("a")}); return err },
+	} {
+		if s := status.Convert(do()); s.Code() != codes.Unavailable || s.Message() != "etcdserver: request timed out" {
+			t.Errorf("%s on a node that is cut off: %v", what, s)
+		}
 	}
 }
 

@@ -266,7 +266,7 @@ func (s *Service) Diff(ctx context.Context, sp api.Span, from, to uint64, limit 
 	}
 	left := s.cfg.MaxPageBytes
 	start, end := sp.Bounds()
-	err = table.Diff(v.View, v.meta, start, end, from, to, func(d table.Difference) bool {
+	err = table.Diff(v.View, start, end, from, to, func(d table.Difference) bool {
 		if len(out) == limit || left <= 0 {
 			more = true
 			return false

@@ -342,7 +342,7 @@ type base struct {
 	tx       *bolt.Tx
 	reg      *Registry
 	buckets  []atomic.Pointer[bolt.Bucket]
-	cursors  []sync.Pool // of *bolt.Cursor, by table: a Get costs no allocation
+	cursors  []sync.Pool // of *bolt.Cursor, by table: a Get or Scan costs no allocation of one
 	shapes   []atomic.Pointer[shape]
 	branches atomic.Pointer[[branchSlots]atomic.Pointer[branch]]
 	refs     atomic.Int64
@@ -370,6 +370,14 @@ func (b *base) bucket(slot int) *bolt.Bucket {
 	return p
 }
 
+// cursor gives a cursor of the table, which goes back to cursors.
+func (b *base) cursor(slot int) *bolt.Cursor {
+	if c, _ := b.cursors[slot].Get().(*bolt.Cursor); c != nil {
+		return c
+	}
+	return b.bucket(slot).Cursor()
+}
+
 // get looks one key up.
 func (b *base) get(slot int, key []byte) ([]byte, bool) {
 	if b.h.sparing.Load() {
@@ -377,10 +385,7 @@ func (b *base) get(slot int, key []byte) ([]byte, bool) {
 			return v, found
 		}
 	}
-	c, _ := b.cursors[slot].Get().(*bolt.Cursor)
-	if c == nil {
-		c = b.bucket(slot).Cursor()
-	}
+	c := b.cursor(slot)
 	k, v := c.Seek(key)
 	b.cursors[slot].Put(c)
 	if k == nil || !bytes.Equal(k, key) {

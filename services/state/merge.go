@@ -53,8 +53,8 @@ func (s *source) tree(t *tree, start, end []byte, reverse bool) {
 	}
 }
 
-func (s *source) bucket(b *bolt.Bucket, start, end []byte, reverse bool) {
-	s.cursor = b.Cursor()
+func (s *source) bucket(c *bolt.Cursor, start, end []byte, reverse bool) {
+	s.cursor = c
 	var k, v []byte
 	switch {
 	case !reverse && start == nil:
@@ -71,6 +71,31 @@ func (s *source) bucket(b *bolt.Bucket, start, end []byte, reverse bool) {
 		k, v = s.cursor.Last()
 	}
 	s.row, s.valid = row{k, v}, k != nil
+}
+
+// nearRows is how many rows seek steps over before it searches the tree, which costs
+// as much as some ten steps.
+const nearRows = 3
+
+// seek goes on to the first row that is not before key.
+func (s *source) seek(key []byte) {
+	for steps := 0; ; steps++ {
+		if !s.valid || bytes.Compare(s.row.key, key) >= 0 {
+			return
+		}
+		if steps == nearRows {
+			break
+		}
+		s.advance(false)
+	}
+	if s.cursor != nil {
+		s.row.key, s.row.value = s.cursor.Seek(key)
+		s.valid = s.row.key != nil
+		return
+	}
+	if s.valid = s.iter.Seek(row{key: key}); s.valid {
+		s.row = s.iter.Item()
+	}
 }
 
 func (s *source) advance(reverse bool) {
@@ -93,42 +118,97 @@ func (s *source) advance(reverse bool) {
 	}
 }
 
-// scan merges the three inputs; of equal keys the newest wins, and a tombstone
-// hides the key.
-func (s *stack) scan(slot int, start, end []byte, reverse bool, fn func(k, v []byte) bool) {
-	var src [3]source
-	n := 0
-	for _, t := range [2]*tree{s.active[slot], s.flushing[slot]} {
+// merge is the inputs of one scan, newest first; of equal keys the newest wins, and
+// a tombstone hides the key.
+type merge struct {
+	src        [3]source
+	n          int
+	start, end []byte
+	reverse    bool
+	base       *base
+	slot       int
+}
+
+// begin stands before the first row of a range. What it takes from the base must go
+// back with close.
+func (m *merge) begin(active, flushing *tree, b *base, slot int, start, end []byte, reverse bool) {
+	m.start, m.end, m.reverse, m.base, m.slot = start, end, reverse, b, slot
+	for _, t := range [2]*tree{active, flushing} {
 		if t != nil && t.Len() > 0 {
-			src[n].tree(t, start, end, reverse)
-			n++
+			m.src[m.n].tree(t, start, end, reverse)
+			m.n++
 		}
 	}
-	src[n].bucket(s.base.bucket(slot), start, end, reverse)
-	in := src[:n+1]
+	m.src[m.n].bucket(b.cursor(slot), start, end, reverse)
+	m.n++
+}
+
+func (m *merge) close() { m.base.cursors[m.slot].Put(m.src[m.n-1].cursor) }
+
+// next gives the next row.
+func (m *merge) next() (r row, ok bool) {
+	in := m.src[:m.n]
 	for {
-		best := pick(in, reverse)
-		if best < 0 {
-			return
+		best := 0
+		if len(in) > 1 {
+			best = pick(in, m.reverse)
 		}
-		r := in[best].row
-		if !reverse && end != nil && bytes.Compare(r.key, end) >= 0 ||
-			reverse && start != nil && bytes.Compare(r.key, start) < 0 {
-			return
+		if best < 0 || !in[best].valid {
+			return row{}, false
 		}
-		in[best].advance(reverse)
+		r = in[best].row
+		if !m.reverse && m.end != nil && bytes.Compare(r.key, m.end) >= 0 ||
+			m.reverse && m.start != nil && bytes.Compare(r.key, m.start) < 0 {
+			return row{}, false
+		}
+		in[best].advance(m.reverse)
 		// Older layers' rows of the same key are hidden. best is the newest
 		// that has the key, so only later inputs can have it too.
 		for i := best + 1; i < len(in); i++ {
 			if in[i].valid && bytes.Equal(in[i].row.key, r.key) {
-				in[i].advance(reverse)
+				in[i].advance(m.reverse)
 			}
 		}
-		if r.value != nil && !fn(r.key, r.value) {
-			return
+		if r.value != nil {
+			return r, true
 		}
 	}
 }
+
+// leap goes forward to the first row that is not before key.
+func (m *merge) leap(key []byte) {
+	for i := range m.src[:m.n] {
+		m.src[i].seek(key)
+	}
+}
+
+// scan calls fn for the rows of m until it returns false, and closes m.
+func (m *merge) scan(fn func(k, v []byte) bool) {
+	for {
+		r, ok := m.next()
+		if !ok || !fn(r.key, r.value) {
+			break
+		}
+	}
+	m.close()
+}
+
+// Cursor walks the rows of a range in key order, for who reads several tables side by
+// side or passes over many rows. It is one goroutine's, and valid as long as the slices
+// of its Reader; Close must be called when it is done with.
+type Cursor struct{ m merge }
+
+// Next gives the next row.
+func (c *Cursor) Next() (key, value []byte, ok bool) {
+	r, ok := c.m.next()
+	return r.key, r.value, ok
+}
+
+// Seek passes over the rows before key. It never goes back.
+func (c *Cursor) Seek(key []byte) { c.m.leap(key) }
+
+// Close ends the walk.
+func (c *Cursor) Close() { c.m.close() }
 
 // pick returns the input whose row comes first, the newest among equals, -1 at
 // the end of all.

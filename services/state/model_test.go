@@ -113,6 +113,7 @@ func (w *world) check(t *rapid.T) {
 	slices.Reverse(want)
 	got = collect(v.ScanReverse, start, end, stop)
 	require.Equal(t, want[:min(stop, len(want))], got)
+	w.leap(t, v, start, end)
 	value, ok := v.Get(tblKV, []byte(start))
 	wantValue, wantOK := w.model.rows[start]
 	require.Equal(t, wantOK, ok)
@@ -122,6 +123,34 @@ func (w *world) check(t *rapid.T) {
 		index[k[0]]++
 	}
 	require.Equal(t, index, v.Frozen("count"))
+}
+
+// leap walks a range with a cursor that passes over rows now and then.
+func (w *world) leap(t *rapid.T, r Reader, start, end string) {
+	c := r.Cursor(tblKV, []byte(start), []byte(end))
+	defer c.Close()
+	from := start
+	for {
+		if rapid.Bool().Draw(t, "leap") {
+			to := keys.Draw(t, "to") // perhaps back, which is no move
+			c.Seek([]byte(to))
+			from = max(from, to)
+		}
+		want := ""
+		for k := range w.model.rows {
+			if k >= from && k < end && (want == "" || k < want) {
+				want = k
+			}
+		}
+		k, v, ok := c.Next()
+		require.Equal(t, want, string(k))
+		require.Equal(t, want != "", ok)
+		if !ok {
+			return
+		}
+		require.Equal(t, w.model.rows[want], string(v))
+		from = want + "\x00"
+	}
 }
 
 func collect(scan func(TableID, []byte, []byte, func(k, v []byte) bool), start, end string, stop int) []string {

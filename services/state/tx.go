@@ -40,15 +40,27 @@ func (tx *Tx) ScanReverse(t TableID, start, end []byte, fn func(k, v []byte) boo
 	tx.scan(t, start, end, true, fn)
 }
 
+// Cursor is Scan that the caller steps through. It must be closed before the applier
+// returns.
+func (tx *Tx) Cursor(t TableID, start, end []byte) *Cursor {
+	c := new(Cursor)
+	tx.begin(&c.m, t, start, end, false)
+	return c
+}
+
 func (tx *Tx) scan(t TableID, start, end []byte, reverse bool, fn func(k, v []byte) bool) {
+	var m merge
+	tx.begin(&m, t, start, end, reverse)
+	m.scan(fn)
+}
+
+func (tx *Tx) begin(m *merge, t TableID, start, end []byte, reverse bool) {
 	slot := tx.m.reg.slot(t)
-	s := stack{active: tx.active.trees, flushing: tx.base.flushing, base: tx.base.base}
-	if tr := s.active[slot]; tr != nil {
-		// A copy, so that fn's writes do not move the nodes under the iterator.
-		s.active = make(layer, len(s.active))
-		s.active[slot] = tr.Copy()
+	active := tx.active.trees[slot]
+	if active != nil {
+		active = active.Copy() // so that the command's writes do not move the nodes under the iterator
 	}
-	s.scan(slot, start, end, reverse, fn)
+	m.begin(active, tx.base.flushing[slot], tx.base.base, slot, start, end, reverse)
 }
 
 // Revision is the store revision of the last finished command.

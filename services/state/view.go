@@ -14,6 +14,9 @@ type Reader interface {
 	Scan(t TableID, start, end []byte, fn func(key, value []byte) bool)
 	// ScanReverse is Scan from the greatest key down.
 	ScanReverse(t TableID, start, end []byte, fn func(key, value []byte) bool)
+	// Cursor is Scan that the caller steps through. A Tx's shows the rows as they
+	// were when it was made.
+	Cursor(t TableID, start, end []byte) *Cursor
 	// Revision is the store revision that the reader sees. In a Tx it is that
 	// of the last finished command; Next() is this command's.
 	Revision() uint64
@@ -77,14 +80,29 @@ func (v *View) Get(t TableID, key []byte) ([]byte, bool) {
 
 // Scan calls fn for start <= key < end in key order until it returns false.
 func (v *View) Scan(t TableID, start, end []byte, fn func(k, v []byte) bool) {
-	g := v.gen()
-	g.scan(g.reg.slot(t), start, end, false, fn)
+	var m merge
+	v.begin(&m, t, start, end, false)
+	m.scan(fn)
 }
 
 // ScanReverse is Scan from the greatest key down.
 func (v *View) ScanReverse(t TableID, start, end []byte, fn func(k, v []byte) bool) {
+	var m merge
+	v.begin(&m, t, start, end, true)
+	m.scan(fn)
+}
+
+// Cursor is Scan that the caller steps through.
+func (v *View) Cursor(t TableID, start, end []byte) *Cursor {
+	c := new(Cursor)
+	v.begin(&c.m, t, start, end, false)
+	return c
+}
+
+func (v *View) begin(m *merge, t TableID, start, end []byte, reverse bool) {
 	g := v.gen()
-	g.scan(g.reg.slot(t), start, end, true, fn)
+	slot := g.reg.slot(t)
+	m.begin(g.active[slot], g.flushing[slot], g.base, slot, start, end, reverse)
 }
 
 // Revision is the store revision that the view includes.

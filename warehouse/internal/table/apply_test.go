@@ -248,7 +248,7 @@ func FuzzHistKey(f *testing.F) {
 		if got := bytes.Compare(ka, kb); got != want {
 			t.Fatalf("%q@%d and %q@%d: %d, want %d", a, ra, b, rb, got, want)
 		}
-		if k, rev, err := splitHist(ka); err != nil || !bytes.Equal(k, a) || rev != ra {
+		if k, rev, err := splitHist(nil, ka); err != nil || !bytes.Equal(k, a) || rev != ra {
 			t.Fatalf("split %q@%d: %q %d %v", a, ra, k, rev, err)
 		}
 		if len(ka) != escapedLen(a)+8 {
@@ -321,6 +321,6 @@ func FuzzCommands(f *testing.F) {
 }
 
 func splitHistOnly(b []byte) ([]byte, error) {
-	k, _, err := splitHist(b)
+	k, _, err := splitHist(nil, b)
 	return k, err
 }

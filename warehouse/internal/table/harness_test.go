@@ -43,7 +43,7 @@ func newStore(t failer, dir string) *store {
 	return s
 }
 
-func openStore(t *testing.T) *store {
+func openStore(t testing.TB) *store {
 	s := newStore(t, t.TempDir())
 	t.Cleanup(func() {
 		if err := s.m.Close(); err != nil {

@@ -257,7 +257,11 @@ func (q *Query) countNow(start, end []byte) (n uint64, err error) {
 }
 
 func (q *Query) countWalk(start, end []byte, rev uint64) (n uint64, err error) {
-	err = VisibleRangeAt(q.R, q.Meta, start, end, rev, func([]byte, *Record) bool { n++; return true })
+	err = visible(start, end, func(start, end []byte) error {
+		part, err := countAt(q.R, start, end, rev)
+		n += part
+		return err
+	})
 	return n, err
 }
 

@@ -56,71 +56,37 @@ type Difference struct {
 
 // Diff calls fn with the keys of [start, end) whose values differ between the
 // revisions from and to, in key order, until it returns false. Keys are copies;
-// records belong to the state. It reads only what changed in between, when that is
-// less than the range.
-func Diff(r state.Reader, m Meta, start, end []byte, from, to uint64, fn func(d Difference) bool) error {
+// records belong to the state.
+func Diff(r state.Reader, start, end []byte, from, to uint64, fn func(d Difference) bool) error {
+	if from == to {
+		return nil
+	}
 	return visible(start, end, func(start, end []byte) error {
-		return diffPart(r, m, start, end, from, to, fn)
+		return diffPart(r, start, end, from, to, fn)
 	})
 }
 
-func diffPart(r state.Reader, m Meta, start, end []byte, from, to uint64, fn func(d Difference) bool) error {
-	keys, err := unionKeys(r, m, start, end, from, to)
-	if err != nil {
-		return err
-	}
-	for _, k := range keys {
-		a, okA, err := At(r, k, from)
-		if err != nil {
-			return err
+func diffPart(r state.Reader, start, end []byte, from, to uint64, fn func(d Difference) bool) error {
+	return eachPast(r, start, end, min(from, to), max(from, to), func(k *pastKey) (more bool, err error) {
+		if from > to {
+			k.then, k.now = k.now, k.then
 		}
-		b, okB, err := At(r, k, to)
-		if err != nil {
-			return err
+		d := Difference{}
+		if d.Then, err = k.then.record(); err != nil {
+			return false, err
 		}
-		d := Difference{Key: k}
-		if okA && !a.Deleted {
-			d.Then = &a
+		if d.Now, err = k.now.record(); err != nil {
+			return false, err
 		}
-		if okB && !b.Deleted {
-			d.Now = &b
+		if d.Then != nil && d.Now != nil && bytes.Equal(d.Then.Value, d.Now.Value) {
+			return true, nil
 		}
-		if d.Then == nil && d.Now == nil || d.Then != nil && d.Now != nil && bytes.Equal(a.Value, b.Value) {
-			continue
-		}
+		d.Key = bytes.Clone(k.key)
 		if !fn(d) {
-			return errStop
+			return false, errStop
 		}
-	}
-	return nil
-}
-
-// unionKeys gives the keys of a range that have a record newer than the lower of the
-// two revisions: only they can differ.
-func unionKeys(r state.Reader, m Meta, start, end []byte, from, to uint64) ([][]byte, error) {
-	low := min(from, to)
-	var keys [][]byte
-	h := histKeys{r: r, end: histEnd(end)}
-	h.seek(histStart(start))
-	add := func(k []byte) { keys = append(keys, bytes.Clone(k)) }
-	r.Scan(TableKV, start, end, func(k, v []byte) bool {
-		for h.ok && bytes.Compare(h.key, k) < 0 {
-			add(h.key)
-			h.next()
-		}
-		if h.ok && bytes.Equal(h.key, k) {
-			h.next()
-		}
-		if modRevision(v) > low {
-			add(k)
-		}
-		return h.err == nil
+		return true, nil
 	})
-	for h.err == nil && h.ok {
-		add(h.key)
-		h.next()
-	}
-	return keys, h.err
 }
 
 func applyRevert(tx *state.Tx, cmd *command.Command) ([]byte, error) {
@@ -143,7 +109,7 @@ func applyRevert(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 	var todo []Difference
 	g := growth{w: &w}
 	start, end := c.Bounds()
-	err = Diff(tx, m, start, end, c.Revision, m.Revision, func(d Difference) bool {
+	err = Diff(tx, start, end, c.Revision, m.Revision, func(d Difference) bool {
 		switch {
 		case d.Then == nil:
 			g.remove(d.Key, len(d.Now.Value))

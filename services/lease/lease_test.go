@@ -362,3 +362,31 @@ func TestClockKeepsPartsOfMilliseconds(t *testing.T) {
 		t.Fatalf("%s on the lease clock in %s", got, passed)
 	}
 }
+
+// Ids that a node chooses follow each other, and those of two nodes do not meet.
+func TestChosenIDs(t *testing.T) {
+	s := newShared(t)
+	ctx := context.Background()
+	seen := map[uint64]bool{}
+	for _, name := range []string{"a", "b"} {
+		m := newMember(t, s, name, time.Time{})
+		last := uint64(0)
+		for i := range 10 {
+			l, err := m.Grant(ctx, 0, time.Minute, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if l.ID == 0 || l.ID >= 1<<62 || seen[l.ID] || i > 0 && l.ID != last+1 && l.ID != 1 {
+				t.Fatalf("id %d after %d", l.ID, last)
+			}
+			seen[l.ID], last = true, l.ID
+		}
+	}
+	m := newMember(t, s, "c", time.Time{})
+	for _, last := range []uint64{1<<62 - 4, 1<<62 - 3, 1<<62 - 2, 1<<63 - 1, 1<<64 - 1} {
+		m.ids.Store(last)
+		if id := m.newID(); id == 0 || id >= 1<<62 {
+			t.Errorf("id %d after %d", id, last)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"iter"
 	"sync"
 	"time"
 
@@ -15,6 +16,9 @@ type LeaseInfo = api.LeaseResult
 
 // Leases gives leases: keys, locks and elections hang on them and go when they end.
 func (c *Client) Leases() *Leases { return (*Leases)(c) }
+
+// leasePage is how many ids one request of a list asks for.
+const leasePage = 1000
 
 // Leases is safe for concurrent use.
 type Leases Client
@@ -55,9 +59,38 @@ func (l *Leases) Get(ctx context.Context, id uint64) (LeaseInfo, error) {
 }
 
 // List gives the leases that there are, but not those of single keys with a time to live.
-func (l *Leases) List(ctx context.Context) ([]uint64, error) {
-	res, err := (*Client)(l).KV().upkeep(ctx, &api.UpkeepRequest{Do: api.UpkeepLeases}, false)
-	return res.Leases, err
+func (l *Leases) List(ctx context.Context) (ids []uint64, err error) {
+	for id, err := range l.All(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+// All goes through what List gives, in the order of the ids and page by page: a lease
+// that is granted or ends meanwhile may or may not be among them. It ends after the
+// first error.
+func (l *Leases) All(ctx context.Context) iter.Seq2[uint64, error] {
+	return func(yield func(uint64, error) bool) {
+		r := api.UpkeepRequest{Do: api.UpkeepLeases, Limit: leasePage}
+		for {
+			page, err := (*Client)(l).KV().upkeep(ctx, &r, false)
+			if err != nil {
+				yield(0, err)
+				return
+			}
+			for _, id := range page.Leases {
+				if r.From = id; !yield(id, nil) {
+					return
+				}
+			}
+			if !page.More || len(page.Leases) == 0 {
+				return
+			}
+		}
+	}
 }
 
 // Session is a lease that is kept alive in the background until Close, or until it is

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -347,6 +348,44 @@ func TestLeases(t *testing.T) {
 		_, err := l.Grant(ctx, ttl)
 		require.True(t, errs.Has(err, errs.InvalidArgument), "%s: %v", ttl, err)
 		require.Contains(t, err.Error(), "1s to 9000000000s")
+	}
+}
+
+// A list of leases takes as many requests as it needs.
+func TestManyLeases(t *testing.T) {
+	s := newStore(t, "a")
+	c, ctx := s.client("a"), t.Context()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var granted []uint64
+	for range 20 {
+		wg.Go(func() {
+			for range 103 { // two pages of 1,000 and a bit
+				g, err := c.Leases().Grant(ctx, time.Minute)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				granted = append(granted, g.ID)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	slices.Sort(granted)
+	ids, err := c.Leases().List(ctx)
+	require.NoError(t, err)
+	require.Equal(t, granted, ids)
+	for id, err := range c.Leases().All(ctx) {
+		require.NoError(t, err)
+		require.Equal(t, granted[0], id)
+		break
+	}
+	ended, end := context.WithCancel(ctx)
+	end()
+	for _, err := range c.Leases().All(ended) {
+		require.True(t, errs.Has(err, errs.Canceled), "%v", err)
 	}
 }
 

@@ -387,7 +387,22 @@ func (s *Service) LeaseTTL(ctx context.Context, id uint64, keys bool) (Leased, e
 	return out, nil
 }
 
-// Leases gives the ids of all leases that users made.
+// LeasePage gives the ids of up to limit leases that users made, after an id and in
+// their order, and whether there are more.
+func (s *Service) LeasePage(ctx context.Context, after uint64, limit int) (ids []uint64, more bool, revision uint64, err error) {
+	if err := s.hasLeases(); err != nil {
+		return nil, false, 0, err
+	}
+	v, err := s.view(ctx, false)
+	if err != nil {
+		return nil, false, 0, err
+	}
+	defer v.Release()
+	ids, more = lease.Page(v.View, after, limit)
+	return ids, more, v.meta.Revision, nil
+}
+
+// Leases gives the ids of all leases that users made, the one that ends first first.
 func (s *Service) Leases(ctx context.Context) (ids []uint64, revision uint64, err error) {
 	if err := s.hasLeases(); err != nil {
 		return nil, 0, err

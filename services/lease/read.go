@@ -3,6 +3,7 @@ package lease
 import (
 	"cmp"
 	"context"
+	"math"
 	"slices"
 	"time"
 
@@ -64,6 +65,26 @@ func (s *Service) List(ctx context.Context, from uint64, limit int, c replica.Co
 		return true
 	})
 	return leases, more, nil
+}
+
+// Page gives the ids of up to limit leases of a view after an id, in their order,
+// without those that belong to single keys, and whether there are more.
+func Page(v *state.View, after uint64, limit int) (ids []uint64, more bool) {
+	if after == math.MaxUint64 {
+		return nil, false
+	}
+	leasetable.List(v, after+1, func(l leasetable.Lease) bool {
+		switch {
+		case l.Auto:
+			return true
+		case len(ids) == limit:
+			more = true
+			return false
+		}
+		ids = append(ids, l.ID)
+		return true
+	})
+	return ids, more
 }
 
 // IDs gives the ids of all leases in a view, without those that belong to single keys:

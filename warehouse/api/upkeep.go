@@ -9,8 +9,11 @@ const (
 	UpkeepSetLimit = "set_limit" // Limits
 	UpkeepDefrag   = "defrag"
 	UpkeepSpace    = "space"
-	UpkeepLeases   = "leases"
+	UpkeepLeases   = "leases" // From: after this id, Limit: 0 for all, the one that ends first first
 )
+
+// MaxLeasePage is the largest Limit of UpkeepLeases.
+const MaxLeasePage = 10_000
 
 // UpkeepRequest is the JSON message of MethodUpkeep.
 type UpkeepRequest struct {

@@ -3,6 +3,7 @@ package native
 import (
 	"context"
 	"encoding/json"
+	"strconv"
 
 	"nekoq/services/auth"
 	"nekoq/services/errs"
@@ -229,11 +230,11 @@ func (d *door) upkeep(ctx context.Context, req, dst []byte) ([]byte, error) {
 		if err := d.ask(ctx, auth.Read, "lease", ""); err != nil {
 			return nil, err
 		}
-		ids, rev, err := d.svc.Leases(ctx)
+		res, err := d.leases(ctx, &r)
 		if err != nil {
 			return nil, err
 		}
-		return appendJSON(dst, &api.UpkeepResult{Revision: rev, Leases: ids})
+		return appendJSON(dst, &res)
 	}
 	span := api.Span{Key: r.Key, End: r.End}
 	action := auth.Admin
@@ -259,6 +260,19 @@ func (d *door) upkeep(ctx context.Context, req, dst []byte) ([]byte, error) {
 		return nil, err
 	}
 	return appendJSON(dst, &res)
+}
+
+// leases gives a page, or all at once to a client that knows no pages.
+func (d *door) leases(ctx context.Context, r *api.UpkeepRequest) (res api.UpkeepResult, err error) {
+	switch {
+	case r.Limit < 0 || r.Limit > api.MaxLeasePage:
+		return res, errs.Invalid("limit", r.Limit, "1 to "+strconv.Itoa(api.MaxLeasePage))
+	case r.Limit == 0:
+		res.Leases, res.Revision, err = d.svc.Leases(ctx)
+	default:
+		res.Leases, res.More, res.Revision, err = d.svc.LeasePage(ctx, r.From, r.Limit)
+	}
+	return res, err
 }
 
 func appendJSON(dst []byte, res *api.UpkeepResult) ([]byte, error) {

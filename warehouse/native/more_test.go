@@ -3,6 +3,8 @@ package native_test
 import (
 	"context"
 	"encoding/json"
+	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -87,6 +89,55 @@ func TestUpkeepThatIsUnknown(t *testing.T) {
 	_, err = n.conn(t).Call(t.Context(), api.MethodUpkeep, req)
 	if !errs.Has(err, errs.InvalidArgument) || !strings.Contains(err.Error(), "polish") || !strings.Contains(err.Error(), "leases") {
 		t.Errorf("%v", err)
+	}
+}
+
+// Leases come in pages in the order of their ids; all at once, for a client that knows
+// no pages, the one that ends first first.
+func TestLeasePages(t *testing.T) {
+	n, c := open(t, nil)
+	conn := n.conn(t)
+	for i, id := range []uint64{9, 7, math.MaxInt64, 8} {
+		r := api.LeaseRequest{ID: id, TTL: time.Duration(20-i) * time.Minute}
+		if _, err := conn.Call(t.Context(), api.MethodLeaseGrant, r.Append(nil)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := func(from uint64, limit int) (res api.UpkeepResult, err error) {
+		req, err := json.Marshal(api.UpkeepRequest{Do: api.UpkeepLeases, From: from, Limit: limit})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := conn.Call(t.Context(), api.MethodUpkeep, req)
+		if err == nil {
+			err = json.Unmarshal(b, &res)
+		}
+		return res, err
+	}
+	for _, want := range []struct {
+		from  uint64
+		limit int
+		ids   []uint64
+		more  bool
+	}{
+		{0, 0, []uint64{8, math.MaxInt64, 7, 9}, false},
+		{0, 2, []uint64{7, 8}, true},
+		{8, 2, []uint64{9, math.MaxInt64}, false},
+		{7, 2, []uint64{8, 9}, true},
+		{math.MaxInt64, 2, nil, false},
+		{math.MaxUint64, 2, nil, false},
+	} {
+		if got, err := list(want.from, want.limit); err != nil || !slices.Equal(got.Leases, want.ids) || got.More != want.more {
+			t.Errorf("%d after %d: %v %v %v", want.limit, want.from, got.Leases, got.More, err)
+		}
+	}
+	for _, limit := range []int{-1, api.MaxLeasePage + 1} {
+		if _, err := list(0, limit); !errs.Has(err, errs.InvalidArgument) {
+			t.Errorf("limit %d: %v", limit, err)
+		}
+	}
+	if ids, err := c.Leases().List(t.Context()); err != nil || !slices.Equal(ids, []uint64{7, 8, 9, math.MaxInt64}) {
+		t.Errorf("list: %v %v", ids, err)
 	}
 }
 

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"encoding/binary"
 	"net/http"
 	"strconv"
 	"time"
@@ -31,7 +32,7 @@ func (d *door) more() {
 	created := doc("lease-grant", http.MethodPost, "leases", "Grant a lease", "Keys, locks and elections hang on it and go when it ends.")
 	created.DefaultStatus = http.StatusCreated
 	httpapi.Register(d.srv, created, lease(auth.Write), d.grant)
-	httpapi.Register(d.srv, doc("lease-list", http.MethodGet, "leases", "List leases", "Without those that belong to single keys."), lease(auth.Read), d.leases)
+	httpapi.Register(d.srv, doc("lease-list", http.MethodGet, "leases", "List leases", "A page of their ids, without those that belong to single keys."), lease(auth.Read), d.leases)
 	httpapi.Register(d.srv, doc("lease-get", http.MethodGet, "leases/{id}", "Time that a lease has left", ""), lease(auth.Read), d.lease)
 	httpapi.Register(d.srv, doc("lease-keepalive", http.MethodPost, "leases/{id}/keepalive", "Keep a lease alive", "It has its whole TTL again."), lease(auth.Write), d.keep)
 	httpapi.Register(d.srv, doc("lease-revoke", http.MethodDelete, "leases/{id}", "Revoke a lease", "Its keys are deleted, as one revision."), lease(auth.Write), d.revoke)
@@ -160,15 +161,23 @@ func (d *door) revoke(ctx context.Context, in *leaseIDIn) (*revisionOut, error) 
 	return revisionAnswer(d.svc.RevokeLease(ctx, id))
 }
 
+type leasesIn struct{ httpapi.PageQuery }
+
 type leasesOut struct {
 	Body struct {
-		Leases   []string `json:"leases"`
-		Revision uint64   `json:"revision" doc:"Key revision."`
+		Leases        []string `json:"leases" doc:"Ids, in the order of the numbers."`
+		Revision      uint64   `json:"revision" doc:"Key revision."`
+		NextPageToken string   `json:"next_page_token,omitempty" doc:"Token of the next page; none on the last."`
 	}
 }
 
-func (d *door) leases(ctx context.Context, _ *struct{}) (*leasesOut, error) {
-	ids, rev, err := d.svc.Leases(ctx)
+func (d *door) leases(ctx context.Context, in *leasesIn) (*leasesOut, error) {
+	page, err := d.srv.PageOf(in.PageQuery, "warehouse-leases")
+	if err != nil {
+		return nil, err
+	}
+	after, _ := binary.Uvarint(page.Cursor)
+	ids, more, rev, err := d.svc.LeasePage(ctx, after, page.Limit)
 	if err != nil {
 		return nil, err
 	}
@@ -176,6 +185,9 @@ func (d *door) leases(ctx context.Context, _ *struct{}) (*leasesOut, error) {
 	out.Body.Revision, out.Body.Leases = rev, make([]string, 0, len(ids))
 	for _, id := range ids {
 		out.Body.Leases = append(out.Body.Leases, strconv.FormatUint(id, 10))
+	}
+	if more {
+		out.Body.NextPageToken = page.Next(binary.AppendUvarint(nil, ids[len(ids)-1]))
 	}
 	return out, nil
 }

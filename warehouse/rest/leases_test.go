@@ -60,6 +60,47 @@ func TestLeases(t *testing.T) {
 	}
 }
 
+func TestLeasePages(t *testing.T) {
+	d := open(t)
+	for _, id := range []string{"9", "7", "9223372036854775807", "300", "8"} {
+		d.json("POST", "/v1/warehouse/leases", `{"id":"`+id+`","ttl":"1m"}`)
+	}
+	for i := range 5 { // leases of single keys are no entries of a page
+		d.ok("PUT", fmt.Sprintf("/v1/warehouse/kv/own/%d?ttl=60s", i), "x")
+	}
+	for limit := 1; limit <= 6; limit++ {
+		var all []any
+		path := fmt.Sprintf("/v1/warehouse/leases?limit=%d", limit)
+		for token := "&page_token="; ; {
+			page := d.ok("GET", path+token, "")
+			ids := page.json["leases"].([]any)
+			all = append(all, ids...)
+			next, more := page.json["next_page_token"].(string)
+			if len(ids) == 0 || len(ids) > limit || more != (len(all) < 5) || page.json["revision"] != 6.0 {
+				t.Errorf("a page of %d: %s", limit, page.body)
+			}
+			if !more {
+				break
+			}
+			token = "&page_token=" + next
+		}
+		if fmt.Sprint(all) != "[7 8 9 300 9223372036854775807]" {
+			t.Errorf("pages of %d: %v", limit, all)
+		}
+	}
+	bad := func(query, code, field string) {
+		t.Helper()
+		d.refused("GET", "/v1/warehouse/leases?"+query, "", http.StatusBadRequest, code, field)
+	}
+	bad("limit=-1", "invalid_argument", "limit")
+	bad("limit=1000000", "invalid_argument", "limit")
+	bad("limit=x", "invalid_argument", "limit")
+	bad("page_token=x", "bad_page_token", "page_token")
+	bad("prefix=a", "unknown_field", "prefix")
+	other := d.ok("GET", "/v1/warehouse/kv?limit=1", "").json["next_page_token"].(string)
+	bad("page_token="+other, "bad_page_token", "page_token")
+}
+
 func TestBadLeases(t *testing.T) {
 	d := open(t)
 	d.json("POST", "/v1/warehouse/leases", `{"id":"7","ttl":"90s"}`)

@@ -72,15 +72,20 @@ func (a *app) kvLease() *cobra.Command {
 		Use: "list", Short: "List the leases", Args: cobra.NoArgs,
 		Long: "List the leases that were granted, and those of locks and elections; not those of single keys with a time to live.",
 	}
+	limit := list.Flags().Int("limit", 0, "most leases; 0 for all")
 	list.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *limit < 0 {
+			return errs.Invalid("--limit", *limit, "0 or more")
+		}
 		return a.store(cmd, func(ctx context.Context, s Store) error {
-			ids, err := s.Leases().List(ctx)
-			if err != nil {
-				return err
-			}
-			out := make([]string, len(ids))
-			for i, id := range ids {
-				out[i] = form.LeaseText(id)
+			out := []string{}
+			for id, err := range s.Leases().All(ctx) {
+				if err != nil {
+					return err
+				}
+				if out = append(out, form.LeaseText(id)); len(out) == *limit {
+					break
+				}
 			}
 			return a.emit(map[string]any{"leases": out}, func(t *table) {
 				for _, id := range out {

@@ -312,6 +312,7 @@ func TestHoldRefusals(t *testing.T) {
 		"TTL: \"x\" is not valid: want a duration such as 30s":     {"kv", "lease", "grant", "x"},
 		"path: \"app\" is not valid: want a path that ends with /": {"kv", "folder", "app"},
 		"--ttl and --lease":                                        {"kv", "put", "a", "b", "--ttl", "3s", "--lease", "4"},
+		"--limit: \"-1\" is not valid: want 0 or more":             {"kv", "lease", "list", "--limit", "-1"},
 		"--holding: \"lock:l\" is not valid":                       {"kv", "del", "a", "--holding", "lock:l"},
 		"token: \"0\" is not valid":                                {"kv", "put", "a", "b", "--holding", "lock:l=0"},
 		"does not go with --prefix":                                {"kv", "del", "a", "--prefix", "--if-revision", "3"},
@@ -332,6 +333,11 @@ func TestLeasesAndFolder(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(r.out), &lease), r.errOut)
 	require.Equal(t, lease.ID+"\n", s.run("", "kv", "lease", "list").out)
 	require.JSONEq(t, `{"leases":["`+lease.ID+`"]}`, s.run("", "kv", "lease", "list", "-o", "json").out)
+	var more leaseJSON
+	require.NoError(t, json.Unmarshal([]byte(s.run("", "kv", "lease", "grant", "60s", "-o", "json").out), &more))
+	require.Len(t, strings.Fields(s.run("", "kv", "lease", "list").out), 2)
+	require.Len(t, strings.Fields(s.run("", "kv", "lease", "list", "--limit", "1").out), 1)
+	require.Zero(t, s.run("", "kv", "lease", "revoke", more.ID).code)
 	require.Zero(t, s.run("", "kv", "put", "f/a", "1", "--lease", lease.ID).code)
 	require.Contains(t, s.run("", "kv", "lease", "ttl", lease.ID).out, "f/a")
 	keep := s.start("", "kv", "lease", "keepalive", lease.ID, "--hold")

@@ -104,8 +104,8 @@ func (n *Node) changeError(err error) error {
 	}
 }
 
-// TransferLeadership hands leadership to id, or to the most advanced voter for
-// "". On the leader only. Proposals wait meanwhile.
+// TransferLeadership hands leadership to id, or for "" to a voter that answers, the
+// most advanced one if it takes it. On the leader only. Proposals wait meanwhile.
 func (n *Node) TransferLeadership(ctx context.Context, id string) error {
 	r := n.raft.Load()
 	if r == nil || r.State() != raft.Leader {
@@ -114,8 +114,10 @@ func (n *Node) TransferLeadership(ctx context.Context, id string) error {
 	if id == n.id {
 		return nil
 	}
-	f := r.LeadershipTransfer
-	if id != "" {
+	var err error
+	if id == "" {
+		err = n.handOver(ctx, r)
+	} else {
 		var addr string
 		for _, s := range n.Servers() {
 			if s.ID == id && s.Voter {
@@ -125,11 +127,9 @@ func (n *Node) TransferLeadership(ctx context.Context, id string) error {
 		if addr == "" {
 			return errs.New(errs.NotFound, "node %s is not a voter", id)
 		}
-		f = func() raft.Future {
-			return r.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(addr))
-		}
+		err = wait(ctx, r.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(addr)))
 	}
-	if err := wait(ctx, f()); err != nil {
+	if err != nil {
 		return errs.New(errs.Unavailable, "leadership could not be handed over: %v", err).Wrap(err)
 	}
 	return nil

@@ -1,7 +1,6 @@
 package raftnode_test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -182,19 +181,4 @@ func TestSessionsRetryAcrossLeaders(t *testing.T) {
 	l.progress(30)
 	l.end()
 	c.WaitEqual()
-}
-
-func TestStopHandsLeadershipOver(t *testing.T) {
-	t.Parallel()
-	c := cluster.New(t, cluster.Options{Config: func(_ string, cfg *raftnode.Config) {
-		cfg.HeartbeatTimeout, cfg.ElectionTimeout = 5*time.Second, 5*time.Second
-	}})
-	ctx := within(t, 30*time.Second)
-	old := c.WaitLeader()
-	old.Put(ctx, "k", "v")
-	old.Stop()
-	short, cancel := context.WithTimeout(ctx, 4*time.Second) // less than an election takes
-	defer cancel()
-	other := c.Others(old)[0]
-	other.Put(short, "k", "w")
 }

@@ -20,7 +20,7 @@ func (n *Node) Shutdown(ctx context.Context) error {
 	n.stopOnce.Do(func() {
 		r := n.raft.Load()
 		if r != nil && n.cfg.ShutdownTransfer && r.State() == raft.Leader && n.otherVoters() > 0 {
-			if err := wait(ctx, r.LeadershipTransfer()); err != nil {
+			if err := n.handOver(ctx, r); err != nil {
 				n.log.Warn("leadership could not be handed over", "error", err)
 			}
 		}

@@ -72,6 +72,9 @@ func IsEssential(ctx context.Context) bool { return ctx.Value(essentialKey{}) !=
 // Viewer gives read views. The caller releases the view.
 type Viewer interface {
 	View(ctx context.Context, c Consistency) (*state.View, Lag, error)
+	// Current gives the frozen copy of an index of state.Registry.Current as this node
+	// has it: what a Stale view would give, and cheaper.
+	Current(index string) any
 }
 
 // Leadership tells who leads and runs work on the leader only.

@@ -115,6 +115,7 @@ type Machine struct {
 	gversion uint32
 	gindexes []any
 	gen      atomic.Pointer[generation]
+	current  atomic.Pointer[[]any] // frozen indexes; only those of Registry.Current are kept up to date
 
 	applied atomic.Pointer[position]
 	behind  atomic.Bool // the newest generation is older than applied; set and cleared under mu
@@ -261,6 +262,7 @@ func (m *Machine) publishApplied() {
 			m.refreeze(i)
 		}
 	}
+	m.showCurrent()
 	m.gmeta, m.gversion, m.gindexes = m.meta, m.version, m.frozenIx
 	m.publishLocked()
 	m.behind.Store(false) // not before: whoever finds nothing behind takes the newest generation
@@ -318,6 +320,16 @@ func (m *Machine) View() *View {
 	return v
 }
 
+// Current gives the frozen copy of an index (see Registry.Current) as Applied has it. It
+// costs nothing, where a View makes the next batch copy what it changes.
+func (m *Machine) Current(name string) any { return (*m.current.Load())[m.reg.index(name)] }
+
+// showCurrent makes the frozen indexes those that Current gives. The caller holds mu.
+func (m *Machine) showCurrent() {
+	frozen := m.frozenIx
+	m.current.Store(&frozen)
+}
+
 // acquire takes a reference on the newest generation.
 func (m *Machine) acquire() *generation {
 	for {
@@ -358,6 +370,12 @@ func (m *Machine) Advance(index, term uint64) {
 // of puts. The caller holds mu.
 func (m *Machine) offer() {
 	m.behind.Store(true)
+	for _, i := range m.reg.current {
+		if m.tx.changed[i] {
+			m.refreeze(i)
+			m.showCurrent()
+		}
+	}
 	if m.asked.Swap(false) {
 		m.show()
 	}

@@ -76,6 +76,7 @@ func testRegistry() *Registry {
 	reg.Table(tblKV, "kv")
 	reg.Table(tblMore, "more")
 	reg.AddIndex("count", []TableID{tblKV}, func() Index { return &countIndex{} })
+	reg.Current("count")
 	reg.Handle(kindPut, "put", 1, func(tx *Tx, cmd *command.Command) ([]byte, error) {
 		n := int(cmd.Payload[0])
 		tx.Put(tblKV, cmd.Payload[1:1+n], cmd.Payload[1+n:])

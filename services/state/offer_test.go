@@ -4,9 +4,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"nekoq/services/command"
 )
 
 // Batches that nobody looked at are there for the view that comes at last: rows,
@@ -37,6 +40,41 @@ func TestViewsSeeBatchesThatNobodyLookedAt(t *testing.T) {
 			}
 			require.Equal(t, map[byte]int{'k': 10}, v.Frozen("count"))
 			v.Release()
+		}
+	})
+}
+
+// Current shows an index after each batch though nobody takes a view, after a restore
+// too, and not what could not be written.
+func TestCurrentIndex(t *testing.T) {
+	modes(t, func(t *testing.T, mode Mode) {
+		full := false
+		f := open(t, Options{Mode: mode, Config: lazy(), Faults: Faults{BeforeCommit: func() error {
+			if full {
+				return syscall.ENOSPC
+			}
+			return nil
+		}}})
+		require.Empty(t, f.Current("count"))
+		f.apply(put("a", ""))
+		before := f.Current("count")
+		f.apply(put("b", ""))
+		want := map[byte]int{'a': 1, 'b': 1}
+		require.Equal(t, map[byte]int{'a': 1}, before)
+		require.Equal(t, want, f.Current("count"))
+		s := f.snapshot()
+		f.apply(put("c", ""))
+		require.NoError(t, f.Restore(newReader(s)))
+		require.Equal(t, want, f.Current("count"))
+		if mode == Synced {
+			full = true
+			at, term := f.Applied()
+			_, err := f.ApplyEntry(at+1, term, command.AppendBatch(nil, []command.Command{put("d", "")}))
+			require.NoError(t, err)
+			require.Equal(t, want, f.Current("count"))
+			full = false
+			f.apply(put("e", ""))
+			require.Equal(t, map[byte]int{'a': 1, 'b': 1, 'e': 1}, f.Current("count"))
 		}
 	})
 }

@@ -29,6 +29,7 @@ type Registry struct {
 	slots   []int16 // by TableID: 1 + index in tables; 0 for none
 	kinds   map[command.Kind]*kind
 	indexes []indexDef
+	current []int // of indexes: those of Current
 }
 
 type table struct {
@@ -123,6 +124,11 @@ func (r *Registry) AddIndex(name string, tables []TableID, mk func() Index) {
 		t.indexes = append(t.indexes, len(r.indexes)-1)
 	}
 }
+
+// Current lets Machine.Current give the named index, which is declared already. It is
+// for what each request asks and few commands change: the index is frozen as soon as it
+// has changed, whether somebody takes a view or not.
+func (r *Registry) Current(name string) { r.current = append(r.current, r.index(name)) }
 
 // KindName is the name of k for logs and metrics, its number when unknown.
 func (r *Registry) KindName(k command.Kind) string {

@@ -46,13 +46,12 @@ func (s *Door) MemberList(ctx context.Context, r *pb.MemberListRequest) (*pb.Mem
 }
 
 func (s *Door) members(ctx context.Context, fresh bool) ([]*pb.Member, error) {
-	look := s.auth
+	a := s.auth()
 	if fresh {
-		look = s.authNow
-	}
-	a, err := look(ctx)
-	if err != nil {
-		return nil, err
+		var err error
+		if a, err = s.authNow(ctx); err != nil {
+			return nil, err
+		}
 	}
 	c, err := s.deps.Cluster.Status(ctx)
 	if err != nil {
@@ -205,7 +204,7 @@ func (s *Door) announce() {
 	defer t.Stop()
 	me := table.Member{ID: s.deps.Replica.NodeID(), URLs: []string{s.clientURL()}}
 	for {
-		if a, err := s.auth(s.ctx); err == nil && !slices.Equal(a.ClientURLs(me.ID), me.URLs) {
+		if !slices.Equal(s.auth().ClientURLs(me.ID), me.URLs) {
 			ctx, cancel := context.WithTimeout(s.ctx, announceEvery)
 			_, err := s.propose(ctx, table.KindMember, me)
 			cancel()

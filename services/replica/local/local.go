@@ -39,14 +39,10 @@ func DefaultConfig() Config { return Config{MaxPending: 16384, MaxPendingBytes: 
 
 // Validate reports every field that is out of bounds.
 func (c Config) Validate() []error {
-	var out []error
-	if c.MaxPending < 1 || c.MaxPending > 1<<24 {
-		out = append(out, errs.Invalid("max_pending_commands", c.MaxPending, "1 to 16777216"))
-	}
-	if c.MaxPendingBytes < 1<<20 || c.MaxPendingBytes > 1<<40 {
-		out = append(out, errs.Invalid("max_pending_bytes", c.MaxPendingBytes, "1048576 to 1099511627776"))
-	}
-	return out
+	var bad errs.Limits
+	bad.Number("max_pending_commands", int64(c.MaxPending), 1, 1<<24, "")
+	bad.Number("max_pending_bytes", c.MaxPendingBytes, 1<<20, 1<<40, "")
+	return bad
 }
 
 // Options of New.
@@ -222,6 +218,9 @@ func (r *Replica) Propose(ctx context.Context, cmd command.Command) (replica.Res
 	res, _, err := r.queue.Do(ctx, &cmd)
 	return res, err
 }
+
+// Current is replica.Viewer.
+func (r *Replica) Current(index string) any { return r.machine.Current(index) }
 
 // View is replica.Viewer: a batch is visible before it is acknowledged, so the
 // newest view is linearizable.

@@ -17,6 +17,9 @@ import (
 	"nekoq/services/wire"
 )
 
+// Current is replica.Viewer.
+func (n *Node) Current(index string) any { return n.machine.Current(index) }
+
 // View is replica.Viewer.
 //
 // A linearizable read on the leader waits until a majority has confirmed, in

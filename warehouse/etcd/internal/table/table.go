@@ -169,6 +169,7 @@ func Register(reg *state.Registry) {
 	}
 	reg.HandleGuard(KindGuard, "etcd_guarded", 1, unchanged)
 	reg.AddIndex(IndexName, []state.TableID{Users, Roles, Meta, Members}, func() state.Index { return &index{} })
+	reg.Current(IndexName)
 }
 
 // applier carries a command out.

@@ -33,9 +33,11 @@ func registry() *state.Registry {
 	return reg
 }
 
-func newStore(t failer, dir string) *store {
+func newStore(t failer, dir string) *store { return newStoreOf(t, dir, registry()) }
+
+func newStoreOf(t failer, dir string, reg *state.Registry) *store {
 	s := &store{t: t, now: 1_700_000_000_000_000_000}
-	m, err := state.Open(state.Options{Path: filepath.Join(dir, "state.db"), Registry: registry(), Events: s, Mode: state.Volatile})
+	m, err := state.Open(state.Options{Path: filepath.Join(dir, "state.db"), Registry: reg, Events: s, Mode: state.Volatile})
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}

@@ -94,110 +94,116 @@ func TestModel(t *testing.T) {
 		s := newStore(rt, dir)
 		defer s.m.Close()
 		m := &model{rev: 1}
-		rt.Repeat(map[string]func(*rapid.T){
-			"put": func(rt *rapid.T) {
-				k, v := keyGen.Draw(rt, "key"), rapid.StringN(0, 5, -1).Draw(rt, "value")
-				c := PutCommand{Key: []byte(k), Value: []byte(v), IfRevision: AnyRevision}
-				if rapid.Bool().Draw(rt, "ttl") {
-					c.TTL = 1000
-				}
-				w, err := s.put(c)
-				if err != nil {
-					rt.Fatalf("put: %v", err)
-				}
-				m.put(k, v, c.TTL != 0)
-				last := m.changes[len(m.changes)-1]
-				if w.Revision != last.rev || w.CreateRevision != last.create || w.Version != last.ver || w.PrevRevision != last.prev || (w.Lease != 0) != (c.TTL != 0) {
-					rt.Fatalf("put gave %+v, the model %+v", w, last)
-				}
-			},
-			"cas": func(rt *rapid.T) {
-				k := keyGen.Draw(rt, "key")
-				want := rapid.Uint64Range(0, m.rev+1).Draw(rt, "rev")
-				have := uint64(0)
-				if p := m.at(k, m.rev); p != nil {
-					have = p.rev
-				}
-				if rapid.Bool().Draw(rt, "right") {
-					want = have
-				}
-				_, err := s.put(PutCommand{Key: []byte(k), Value: []byte("cas"), IfRevision: want})
-				if want != have {
-					if !errs.Has(err, errs.RevisionMismatch) {
-						rt.Fatalf("cas with %d at %d: %v", want, have, err)
-					}
-					return
-				}
-				if err != nil {
-					rt.Fatalf("cas: %v", err)
-				}
-				m.put(k, "cas", false)
-			},
-			"delete": func(rt *rapid.T) {
-				k := keyGen.Draw(rt, "key")
-				w, err := s.del(DeleteCommand{Key: []byte(k), IfRevision: AnyRevision})
-				if err != nil {
-					rt.Fatalf("delete: %v", err)
-				}
-				m.del(k)
-				if w.Revision != m.rev {
-					rt.Fatalf("delete gave revision %d, the model %d", w.Revision, m.rev)
-				}
-			},
-			"expire": func(rt *rapid.T) {
-				// Everything with a TTL ends: TTLs are 1 s here. Each key has a lease of
-				// its own, so each end is one revision, in the order of deadlines.
-				s.step(2000)
-				before := m.rev
-				e := s.expire()
-				for _, ev := range s.events {
-					if c, ok := ev.Data.(*Change); ok && c.Revision > before {
-						if c.Kind != Delete {
-							rt.Fatalf("an expiry put a key")
-						}
-						if p := m.at(string(c.Key), m.rev); p == nil || !p.leased {
-							rt.Fatalf("key %q ended without a TTL", c.Key)
-						}
-						m.del(string(c.Key))
-					}
-				}
-				for _, k := range m.keys(m.rev) {
-					if m.at(k, m.rev).leased {
-						rt.Fatalf("key %q did not end; expired %+v", k, e)
-					}
-				}
-			},
-			"quota": func(rt *rapid.T) {
-				c := QuotaCommand{Prefix: []byte(rapid.SampledFrom([]string{"", "a", "a\x00", "/x/"}).Draw(rt, "prefix")), MaxKeys: uint64(rapid.SampledFrom([]int{0, 1000}).Draw(rt, "most"))}
-				s.apply(command.Command{Kind: KindQuota, Payload: c.Encode()})
-			},
-			"txn":    func(rt *rapid.T) { modelTxn(rt, s, m) },
-			"revert": func(rt *rapid.T) { modelRevert(rt, s, m) },
-			"compact": func(rt *rapid.T) {
-				rev := rapid.Uint64Range(1, m.rev+1).Draw(rt, "rev")
-				r := s.apply(command.Command{Kind: KindCompact, Payload: EncodeNumber(rev)})[0]
-				switch {
-				case rev > m.rev:
-					if !errs.Has(r.Err, errs.FutureRevision) {
-						rt.Fatalf("compact %d at %d: %v", rev, m.rev, r.Err)
-					}
-				case rev <= m.compact:
-					if !errs.Has(r.Err, errs.Compacted) {
-						rt.Fatalf("compact %d below %d: %v", rev, m.compact, r.Err)
-					}
-				case r.Err != nil:
-					rt.Fatalf("compact: %v", r.Err)
-				default:
-					m.compact = rev
-				}
-			},
-			"sweep": func(rt *rapid.T) {
-				s.apply(command.Command{Kind: KindSweep, Payload: EncodeNumber(rapid.Uint64Range(1, 4).Draw(rt, "rows"))})
-			},
-			"": func(rt *rapid.T) { compare(rt, s, m) },
-		})
+		acts := m.actions(s)
+		acts[""] = func(rt *rapid.T) { compare(rt, s, m) }
+		rt.Repeat(acts)
 		sweepAll(rt, s, m)
 	})
+}
+
+// actions are all that may happen to a store, done on the model too.
+func (m *model) actions(s *store) map[string]func(*rapid.T) {
+	return map[string]func(*rapid.T){
+		"put": func(rt *rapid.T) {
+			k, v := keyGen.Draw(rt, "key"), rapid.StringN(0, 5, -1).Draw(rt, "value")
+			c := PutCommand{Key: []byte(k), Value: []byte(v), IfRevision: AnyRevision}
+			if rapid.Bool().Draw(rt, "ttl") {
+				c.TTL = 1000
+			}
+			w, err := s.put(c)
+			if err != nil {
+				rt.Fatalf("put: %v", err)
+			}
+			m.put(k, v, c.TTL != 0)
+			last := m.changes[len(m.changes)-1]
+			if w.Revision != last.rev || w.CreateRevision != last.create || w.Version != last.ver || w.PrevRevision != last.prev || (w.Lease != 0) != (c.TTL != 0) {
+				rt.Fatalf("put gave %+v, the model %+v", w, last)
+			}
+		},
+		"cas": func(rt *rapid.T) {
+			k := keyGen.Draw(rt, "key")
+			want := rapid.Uint64Range(0, m.rev+1).Draw(rt, "rev")
+			have := uint64(0)
+			if p := m.at(k, m.rev); p != nil {
+				have = p.rev
+			}
+			if rapid.Bool().Draw(rt, "right") {
+				want = have
+			}
+			_, err := s.put(PutCommand{Key: []byte(k), Value: []byte("cas"), IfRevision: want})
+			if want != have {
+				if !errs.Has(err, errs.RevisionMismatch) {
+					rt.Fatalf("cas with %d at %d: %v", want, have, err)
+				}
+				return
+			}
+			if err != nil {
+				rt.Fatalf("cas: %v", err)
+			}
+			m.put(k, "cas", false)
+		},
+		"delete": func(rt *rapid.T) {
+			k := keyGen.Draw(rt, "key")
+			w, err := s.del(DeleteCommand{Key: []byte(k), IfRevision: AnyRevision})
+			if err != nil {
+				rt.Fatalf("delete: %v", err)
+			}
+			m.del(k)
+			if w.Revision != m.rev {
+				rt.Fatalf("delete gave revision %d, the model %d", w.Revision, m.rev)
+			}
+		},
+		"expire": func(rt *rapid.T) {
+			// Everything with a TTL ends: TTLs are 1 s here. Each key has a lease of
+			// its own, so each end is one revision, in the order of deadlines.
+			s.step(2000)
+			before := m.rev
+			e := s.expire()
+			for _, ev := range s.events {
+				if c, ok := ev.Data.(*Change); ok && c.Revision > before {
+					if c.Kind != Delete {
+						rt.Fatalf("an expiry put a key")
+					}
+					if p := m.at(string(c.Key), m.rev); p == nil || !p.leased {
+						rt.Fatalf("key %q ended without a TTL", c.Key)
+					}
+					m.del(string(c.Key))
+				}
+			}
+			for _, k := range m.keys(m.rev) {
+				if m.at(k, m.rev).leased {
+					rt.Fatalf("key %q did not end; expired %+v", k, e)
+				}
+			}
+		},
+		"quota": func(rt *rapid.T) {
+			c := QuotaCommand{Prefix: []byte(rapid.SampledFrom([]string{"", "a", "a\x00", "/x/"}).Draw(rt, "prefix")), MaxKeys: uint64(rapid.SampledFrom([]int{0, 1000}).Draw(rt, "most"))}
+			s.apply(command.Command{Kind: KindQuota, Payload: c.Encode()})
+		},
+		"txn":    func(rt *rapid.T) { modelTxn(rt, s, m) },
+		"revert": func(rt *rapid.T) { modelRevert(rt, s, m) },
+		"compact": func(rt *rapid.T) {
+			rev := rapid.Uint64Range(1, m.rev+1).Draw(rt, "rev")
+			r := s.apply(command.Command{Kind: KindCompact, Payload: EncodeNumber(rev)})[0]
+			switch {
+			case rev > m.rev:
+				if !errs.Has(r.Err, errs.FutureRevision) {
+					rt.Fatalf("compact %d at %d: %v", rev, m.rev, r.Err)
+				}
+			case rev <= m.compact:
+				if !errs.Has(r.Err, errs.Compacted) {
+					rt.Fatalf("compact %d below %d: %v", rev, m.compact, r.Err)
+				}
+			case r.Err != nil:
+				rt.Fatalf("compact: %v", r.Err)
+			default:
+				m.compact = rev
+			}
+		},
+		"sweep": func(rt *rapid.T) {
+			s.apply(command.Command{Kind: KindSweep, Payload: EncodeNumber(rapid.Uint64Range(1, 4).Draw(rt, "rows"))})
+		},
+	}
 }
 
 // compare checks every readable revision, key by key and as a range, and the log.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
+	"slices"
 	"sort"
 
 	"nekoq/services/state"
@@ -81,6 +82,10 @@ func (m Meta) CheckQuery(q *api.RangeRequest) error {
 	return m.CheckRevision(q.Revision)
 }
 
+// longAnswer is how many items an answer has before it is worth to count how many there
+// will be.
+const longAnswer = 1024
+
 // Range answers a range request. Keys and values are copies made by keep.
 func (q *Query) Range(req *api.RangeRequest, keep func([]byte) []byte) (api.RangeResult, error) {
 	rev := req.Revision
@@ -117,6 +122,14 @@ func (q *Query) Range(req *api.RangeRequest, keep func([]byte) []byte) (api.Rang
 		most = req.Limit
 	}
 	n := uint64(0)
+	room := func() { // growing step by step would copy a long answer several times
+		if most >= 0 || filtered {
+			return
+		}
+		if all, err := q.countNow(start, end); err == nil {
+			res.Items = slices.Grow(res.Items, max(int(all)-len(res.Items), 0))
+		}
+	}
 	err := VisibleRangeAt(q.R, q.Meta, start, end, rev, func(k []byte, rec *Record) bool {
 		if most >= 0 && int64(len(res.Items)) == most {
 			res.More = true
@@ -128,6 +141,9 @@ func (q *Query) Range(req *api.RangeRequest, keep func([]byte) []byte) (api.Rang
 		}
 		if req.KeysOnly && req.SortBy != api.SortByValue {
 			rec.Value = nil
+		}
+		if len(res.Items) == longAnswer {
+			room()
 		}
 		item := NoteKV(keep(k), rec)
 		item.Value = keep(rec.Value)
@@ -190,62 +206,42 @@ func sortItems(items []api.KV, req *api.RangeRequest) {
 	})
 }
 
-// maxRecount bounds the log rows that are read to correct a count for an older
-// revision; beyond it the range is walked.
-const maxRecount = 20_000
+// minRecount is how many log rows are read at least to correct a count for an older
+// revision, before the range is walked instead.
+const minRecount = 20_000
 
 // Count counts the visible keys of [start, end) at rev. At the newest revision it
-// sums blocks; a little before it, it corrects that sum by what changed since.
+// sums blocks; before it, it corrects that sum by the keys that came and went since,
+// unless walking the range seems cheaper.
 func (q *Query) Count(start, end []byte, rev uint64) (uint64, error) {
-	if rev >= q.Meta.Revision {
-		return q.countNow(start, end)
-	}
-	if q.Meta.Revision-rev > maxRecount {
-		return q.countWalk(start, end, rev)
-	}
 	n, err := q.countNow(start, end)
-	if err != nil {
-		return 0, err
+	if err != nil || rev >= q.Meta.Revision {
+		return n, err
 	}
-	left := maxRecount
-	change := int64(0)
-	seen := make(map[string]struct{})
-	var bad error
-	err = Changes(q.R, rev+1, q.Meta.Revision, func(l Log) bool {
-		left--
-		if left < 0 {
-			return false
-		}
-		if bytes.Compare(l.Key, start) < 0 || (end != nil && bytes.Compare(l.Key, end) >= 0) {
-			return true
-		}
-		if bytes.HasPrefix(l.Key, systemPrefix) && !system(start, end) {
-			return true
-		}
-		if _, ok := seen[string(l.Key)]; ok {
-			return true
-		}
-		seen[string(l.Key)] = struct{}{}
-		then, ok, e := At(q.R, l.Key, rev)
-		if e != nil {
-			bad = e
-			return false
-		}
-		if ok && !then.Deleted {
-			change++
-		}
-		if _, now := q.R.Get(TableKV, l.Key); now {
-			change--
-		}
-		return true
-	})
-	if err = cmp.Or(err, bad); err != nil {
-		return 0, err
-	}
-	if left < 0 {
+	// A key of a range that is walked costs as much as some two to four log rows.
+	most := max(minRecount, 2*n)
+	if q.Meta.Revision-rev > most {
 		return q.countWalk(start, end, rev)
 	}
-	return uint64(int64(n) + change), nil
+	own, rows := system(start, end), uint64(0)
+	err = Changes(q.R, rev+1, q.Meta.Revision, func(l Log) bool {
+		rows++
+		came, went := l.Kind == Put && l.Prev == 0, l.Kind == Delete
+		if !came && !went || bytes.Compare(l.Key, start) < 0 || (end != nil && bytes.Compare(l.Key, end) >= 0) ||
+			bytes.HasPrefix(l.Key, systemPrefix) && !own {
+			return rows <= most
+		}
+		if came {
+			n--
+		} else {
+			n++
+		}
+		return rows <= most
+	})
+	if err == nil && rows > most {
+		return q.countWalk(start, end, rev)
+	}
+	return n, err
 }
 
 func (q *Query) countNow(start, end []byte) (n uint64, err error) {

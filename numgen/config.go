@@ -55,50 +55,26 @@ const maxStep = 1 << 40
 // Validate gives every mistake, each with the path of the field relative to the
 // section.
 func (c Config) Validate() []error {
-	var out []error
-	bad := func(field string, value any, limit string) { out = append(out, errs.Invalid(field, value, limit)) }
-	if k, ok := idgen.ParseKind(c.DefaultKind); !ok || k == idgen.Format {
-		kinds := idgen.Kinds()
-		bad("default_kind", c.DefaultKind, "one of "+strings.Join(kinds[:len(kinds)-1], ", ")+" (a format needs a template)")
-	}
-	if c.MaxGenerators < 1 {
-		bad("max_generators", c.MaxGenerators, "1 or more")
-	}
-	if c.MaxBatch < 1 || c.MaxBatch > 1_000_000 {
-		bad("max_batch", c.MaxBatch, "1 to 1000000")
-	}
-	for _, d := range []struct {
-		field    string
-		v        time.Duration
-		min, max time.Duration
-	}{
-		{"worker_reserve", c.WorkerReserve, 100 * time.Millisecond, time.Hour},
-		{"worker_ttl", c.WorkerTTL, time.Second, 30 * 24 * time.Hour},
-		{"worker_idle", c.WorkerIdle, 0, 30 * 24 * time.Hour},
-		{"max_clock_drift", c.MaxClockDrift, 0, 24 * time.Hour},
-		{"max_ahead", c.MaxAhead, 2 * time.Millisecond, time.Hour},
-		{"segment_refill", c.SegmentRefill, 100 * time.Millisecond, 24 * time.Hour},
-		{"lease_timeout", c.LeaseTimeout, 10 * time.Millisecond, 10 * time.Minute},
-	} {
-		if d.v < d.min || d.v > d.max {
-			bad(d.field, d.v, d.min.String()+" to "+d.max.String())
-		}
-	}
-	if sum := c.WorkerReserve + c.MaxAhead; c.MaxClockDrift < sum {
-		// After a crash the times start that far ahead of a clock that is right.
-		bad("max_clock_drift", c.MaxClockDrift, "at least worker_reserve + max_ahead = "+sum.String())
-	}
-	if c.WorkerTTL < 2*c.WorkerReserve {
-		bad("worker_ttl", c.WorkerTTL, "at least twice worker_reserve = "+(2*c.WorkerReserve).String())
-	}
-	if c.SnowflakeWorkers < 1 || c.SnowflakeWorkers > 64 {
-		bad("snowflake_workers", c.SnowflakeWorkers, "1 to 64")
-	}
-	switch {
-	case c.SegmentMaxStep < 1 || c.SegmentMaxStep > maxStep:
-		bad("segment_max_step", c.SegmentMaxStep, "1 to 1099511627776")
-	case c.SegmentMinStep < 1 || c.SegmentMinStep > c.SegmentMaxStep:
-		bad("segment_min_step", c.SegmentMinStep, fmt.Sprintf("1 to segment_max_step = %d", c.SegmentMaxStep))
-	}
-	return out
+	var bad errs.Limits
+	kinds := idgen.Kinds()
+	k, ok := idgen.ParseKind(c.DefaultKind)
+	bad.Want(ok && k != idgen.Format, "default_kind", c.DefaultKind, "one of "+strings.Join(kinds[:len(kinds)-1], ", ")+" (a format needs a template)")
+	bad.Want(c.MaxGenerators >= 1, "max_generators", c.MaxGenerators, "1 or more")
+	bad.Number("max_batch", int64(c.MaxBatch), 1, 1_000_000, "")
+	bad.Time("worker_reserve", c.WorkerReserve, 100*time.Millisecond, time.Hour)
+	bad.Time("worker_ttl", c.WorkerTTL, time.Second, 30*24*time.Hour)
+	bad.Time("worker_idle", c.WorkerIdle, 0, 30*24*time.Hour)
+	bad.Time("max_clock_drift", c.MaxClockDrift, 0, 24*time.Hour)
+	bad.Time("max_ahead", c.MaxAhead, 2*time.Millisecond, time.Hour)
+	bad.Time("segment_refill", c.SegmentRefill, 100*time.Millisecond, 24*time.Hour)
+	bad.Time("lease_timeout", c.LeaseTimeout, 10*time.Millisecond, 10*time.Minute)
+	// After a crash the times start that far ahead of a clock that is right.
+	sum := c.WorkerReserve + c.MaxAhead
+	bad.Want(c.MaxClockDrift >= sum, "max_clock_drift", c.MaxClockDrift, "at least worker_reserve + max_ahead = "+sum.String())
+	bad.Want(c.WorkerTTL >= 2*c.WorkerReserve, "worker_ttl", c.WorkerTTL, "at least twice worker_reserve = "+(2*c.WorkerReserve).String())
+	bad.Number("snowflake_workers", int64(c.SnowflakeWorkers), 1, 64, "")
+	bad.Number("segment_max_step", c.SegmentMaxStep, 1, maxStep, "")
+	bad.Want(c.SegmentMinStep >= 1 && (c.SegmentMinStep <= c.SegmentMaxStep || c.SegmentMaxStep < 1), "segment_min_step", c.SegmentMinStep,
+		fmt.Sprintf("1 to segment_max_step = %d", c.SegmentMaxStep))
+	return bad
 }

@@ -59,42 +59,23 @@ func DefaultConfig() Config {
 // Validate gives every mistake, each with the path of the field relative to the
 // section.
 func (c Config) Validate() []error {
-	var out []error
-	within := func(field string, v, low, high int64, unit string) {
-		if v < low || v > high {
-			out = append(out, errs.Invalid(field, v, itoa(low)+" to "+itoa(high)+unit))
-		}
-	}
-	within("max_key_bytes", c.MaxKeyBytes, 1, table.MaxKey, " bytes")
-	within("max_value_bytes", c.MaxValueBytes, 1, table.MaxValue, " bytes")
-	within("max_list_limit", int64(c.MaxListLimit), 1, 1_000_000, " keys")
-	within("default_list_limit", int64(c.DefaultListLimit), 1, int64(max(c.MaxListLimit, 1)), " (max_list_limit) keys")
-	within("max_page_bytes", c.MaxPageBytes, 1<<10, 64<<20, " bytes")
-	within("max_watchers", c.MaxWatchers, 1, 10_000_000, "")
-	within("watch_buffer", int64(c.WatchBuffer), 1, 1<<20, " events")
-	within("watch_batch_bytes", c.WatchBatchBytes, 1<<10, 64<<20, " bytes")
-	within("sweep_rows", int64(c.SweepRows), 1, table.MaxSweep, " rows")
-	within("max_txn_ops", int64(c.MaxTxnOps), 1, table.MaxTxnOps, "")
-	within("compact_revisions", c.CompactRevisions, 1, 1<<62, " revisions")
-	switch c.CompactMode {
-	case CompactOff, CompactPeriodic, CompactRevision:
-	default:
-		out = append(out, errs.Invalid("compact_mode", c.CompactMode, "off, periodic or revision"))
-	}
-	for _, d := range []struct {
-		field string
-		v     time.Duration
-		low   time.Duration
-		high  time.Duration
-	}{
-		{"watch_progress", c.WatchProgress, 10 * time.Millisecond, time.Hour},
-		{"compact_retention", c.CompactRetention, time.Second, 10 * 365 * 24 * time.Hour},
-		{"sweep_pause", c.SweepPause, 0, time.Minute},
-		{"sweep_poll_interval", c.SweepPollInterval, 10 * time.Millisecond, time.Hour},
-	} {
-		if d.v < d.low || d.v > d.high {
-			out = append(out, errs.Invalid(d.field, d.v, d.low.String()+" to "+d.high.String()))
-		}
-	}
-	return out
+	var bad errs.Limits
+	bad.Number("max_key_bytes", c.MaxKeyBytes, 1, table.MaxKey, "bytes")
+	bad.Number("max_value_bytes", c.MaxValueBytes, 1, table.MaxValue, "bytes")
+	bad.Number("max_list_limit", int64(c.MaxListLimit), 1, 1_000_000, "keys")
+	bad.Number("default_list_limit", int64(c.DefaultListLimit), 1, int64(max(c.MaxListLimit, 1)), "(max_list_limit) keys")
+	bad.Number("max_page_bytes", c.MaxPageBytes, 1<<10, 64<<20, "bytes")
+	bad.Number("max_watchers", c.MaxWatchers, 1, 10_000_000, "")
+	bad.Number("watch_buffer", int64(c.WatchBuffer), 1, 1<<20, "events")
+	bad.Number("watch_batch_bytes", c.WatchBatchBytes, 1<<10, 64<<20, "bytes")
+	bad.Time("watch_progress", c.WatchProgress, 10*time.Millisecond, time.Hour)
+	bad.Number("sweep_rows", int64(c.SweepRows), 1, table.MaxSweep, "rows")
+	bad.Time("sweep_pause", c.SweepPause, 0, time.Minute)
+	bad.Time("sweep_poll_interval", c.SweepPollInterval, 10*time.Millisecond, time.Hour)
+	bad.Number("max_txn_ops", int64(c.MaxTxnOps), 1, table.MaxTxnOps, "")
+	mode := c.CompactMode
+	bad.Want(mode == CompactOff || mode == CompactPeriodic || mode == CompactRevision, "compact_mode", mode, "off, periodic or revision")
+	bad.Time("compact_retention", c.CompactRetention, time.Second, 10*365*24*time.Hour)
+	bad.Number("compact_revisions", c.CompactRevisions, 1, 1<<62, "revisions")
+	return bad
 }

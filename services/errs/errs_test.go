@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 )
 
@@ -113,6 +114,28 @@ func TestInvalidShowsTheBeginningOfALongValue(t *testing.T) {
 		}
 		if len(e.Message) > 2*maxShown || !utf8.ValidString(e.Message) {
 			t.Fatalf("a value of %d bytes makes a message of %d", n, len(e.Message))
+		}
+	}
+}
+
+func TestLimits(t *testing.T) {
+	var bad Limits
+	bad.Number("n", 1, 1, 2, "keys")
+	bad.Number("n", 2, 1, 2, "")
+	bad.Time("t", 0, 0, time.Second)
+	bad.Want(true, "w", "x", "y")
+	if bad != nil {
+		t.Fatalf("good values: %v", bad)
+	}
+	bad.Number("n", 0, 1, 2, "keys")
+	bad.Number("n", 3, 1, 2, "")
+	bad.Time("t", time.Minute, 0, time.Second)
+	bad.Want(false, "w", "x", "y")
+	for i, want := range []string{
+		`n: "0" is not valid: want 1 to 2 keys`, `n: "3" is not valid: want 1 to 2`, `t: "1m0s" is not valid: want 0s to 1s`, `w: "x" is not valid: want y`,
+	} {
+		if From(bad[i]).Message != want || CodeOf(bad[i]) != InvalidArgument {
+			t.Errorf("%v; want %s", bad[i], want)
 		}
 	}
 }

@@ -66,59 +66,30 @@ func DefaultConfig() Config {
 // Validate gives every mistake, each as invalid_argument with the path of the
 // field relative to the section.
 func (c Config) Validate() []error {
-	var out []error
-	bad := func(field string, value any, limit string) {
-		out = append(out, errs.Invalid(field, value, limit))
+	var bad errs.Limits
+	_, port, err := net.SplitHostPort(c.Listen)
+	bad.Want(err == nil && port != "", "listen", c.Listen, "host:port, such as 127.0.0.1:9310")
+	atLeast := func(field string, v, low int64) { bad.Want(v >= low, field, v, "at least "+itoa(low)) }
+	atLeast("max_body_bytes", c.MaxBodyBytes, 1)
+	bad.Number("max_header_bytes", c.MaxHeaderBytes, 1024, 1<<30, "")
+	atLeast("max_concurrent_requests", c.MaxConcurrentRequests, 1)
+	atLeast("max_waiting", c.MaxWaiting, 1)
+	atLeast("default_page_size", int64(c.DefaultPageSize), 1)
+	atLeast("max_page_size", int64(c.MaxPageSize), 1)
+	atLeast("gzip_min_bytes", c.GzipMinBytes, 0)
+	lasts := func(field string, v time.Duration) {
+		bad.Want(v > 0 && v <= 24*time.Hour, field, v, "above 0s, at most 24h0m0s")
 	}
-	if _, port, err := net.SplitHostPort(c.Listen); err != nil || port == "" {
-		bad("listen", c.Listen, "host:port, such as 127.0.0.1:9310")
-	}
-	for _, n := range []struct {
-		field string
-		v     int64
-		min   int64
-	}{
-		{"max_body_bytes", c.MaxBodyBytes, 1},
-		{"max_concurrent_requests", c.MaxConcurrentRequests, 1},
-		{"max_waiting", c.MaxWaiting, 1},
-		{"default_page_size", int64(c.DefaultPageSize), 1},
-		{"max_page_size", int64(c.MaxPageSize), 1},
-		{"gzip_min_bytes", c.GzipMinBytes, 0},
-	} {
-		if n.v < n.min {
-			bad(n.field, n.v, "at least "+itoa(n.min))
-		}
-	}
-	if c.MaxHeaderBytes < 1024 || c.MaxHeaderBytes > 1<<30 {
-		bad("max_header_bytes", c.MaxHeaderBytes, "1024 to 1073741824")
-	}
-	for _, d := range []struct {
-		field string
-		v     time.Duration
-	}{
-		{"request_timeout", c.RequestTimeout},
-		{"max_wait", c.MaxWait},
-		{"stream_heartbeat", c.StreamHeartbeat},
-		{"stream_write_timeout", c.StreamWriteTimeout},
-		{"read_header_timeout", c.ReadHeaderTimeout},
-		{"body_read_timeout", c.BodyReadTimeout},
-		{"idle_timeout", c.IdleTimeout},
-		{"drain_timeout", c.DrainTimeout},
-	} {
-		if d.v <= 0 || d.v > 24*time.Hour {
-			bad(d.field, d.v, "above 0s, at most 24h0m0s")
-		}
-	}
-	if c.SlowRequest < 0 || c.SlowRequest > 24*time.Hour {
-		bad("slow_request", c.SlowRequest, "0s to 24h0m0s")
-	}
-	if c.DefaultPageSize > c.MaxPageSize && c.MaxPageSize > 0 {
-		bad("default_page_size", c.DefaultPageSize, "at most max_page_size = "+itoa(int64(c.MaxPageSize)))
-	}
-	switch c.AccessLog {
-	case AccessLogOff, AccessLogErrors, AccessLogAll:
-	default:
-		bad("access_log", c.AccessLog, "off, errors or all")
-	}
-	return out
+	lasts("request_timeout", c.RequestTimeout)
+	lasts("max_wait", c.MaxWait)
+	lasts("stream_heartbeat", c.StreamHeartbeat)
+	lasts("stream_write_timeout", c.StreamWriteTimeout)
+	lasts("read_header_timeout", c.ReadHeaderTimeout)
+	lasts("body_read_timeout", c.BodyReadTimeout)
+	lasts("idle_timeout", c.IdleTimeout)
+	lasts("drain_timeout", c.DrainTimeout)
+	bad.Time("slow_request", c.SlowRequest, 0, 24*time.Hour)
+	bad.Want(c.DefaultPageSize <= c.MaxPageSize || c.MaxPageSize < 1, "default_page_size", c.DefaultPageSize, "at most max_page_size = "+itoa(int64(c.MaxPageSize)))
+	bad.Want(c.AccessLog == AccessLogOff || c.AccessLog == AccessLogErrors || c.AccessLog == AccessLogAll, "access_log", c.AccessLog, "off, errors or all")
+	return bad
 }

@@ -50,20 +50,12 @@ func DefaultConfig() Config {
 // Validate gives every mistake, each with the path of the field relative to the
 // section.
 func (c Config) Validate() []error {
-	var out []error
-	if c.Tick < 10*time.Millisecond || c.Tick > leasetable.MaxStep*time.Millisecond {
-		out = append(out, errs.Invalid("tick", c.Tick, "10ms to 400ms"))
-	}
-	if c.ExpireBatch < 1 || c.ExpireBatch > leasetable.MaxExpire {
-		out = append(out, errs.Invalid("expire_batch", c.ExpireBatch, "1 to 1024 leases"))
-	}
-	if c.ExpireParallel < 1 || c.ExpireParallel > 64 {
-		out = append(out, errs.Invalid("expire_parallel", c.ExpireParallel, "1 to 64"))
-	}
-	if c.ProposalTimeout < 100*time.Millisecond || c.ProposalTimeout > time.Minute {
-		out = append(out, errs.Invalid("proposal_timeout", c.ProposalTimeout, "100ms to 1m"))
-	}
-	return out
+	var bad errs.Limits
+	bad.Time("tick", c.Tick, 10*time.Millisecond, leasetable.MaxStep*time.Millisecond)
+	bad.Number("expire_batch", int64(c.ExpireBatch), 1, leasetable.MaxExpire, "leases")
+	bad.Number("expire_parallel", int64(c.ExpireParallel), 1, 64, "")
+	bad.Time("proposal_timeout", c.ProposalTimeout, 100*time.Millisecond, time.Minute)
+	return bad
 }
 
 // Deps are what a Service is wired to.

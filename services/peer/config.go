@@ -57,7 +57,7 @@ func DefaultConfig() Config {
 // Validate reports every field that is out of bounds, whether the node is one of
 // a cluster or not; ValidateFor checks what a cluster demands.
 func (c Config) Validate() []error {
-	var out []error
+	var out errs.Limits
 	fail := func(err error) {
 		if err != nil {
 			out = append(out, err)
@@ -72,32 +72,18 @@ func (c Config) Validate() []error {
 	for i, a := range c.Join {
 		fail(checkAddress(fmt.Sprintf("join[%d]", i), a, false))
 	}
-	for _, d := range []struct {
-		field  string
-		value  time.Duration
-		lo, hi time.Duration
-	}{
-		{"bootstrap_wait", c.BootstrapWait, 0, time.Hour},
-		{"dial_timeout", c.DialTimeout, 10 * time.Millisecond, time.Minute},
-		{"handshake_timeout", c.HandshakeTimeout, 10 * time.Millisecond, time.Minute},
-		{"call_timeout", c.CallTimeout, 10 * time.Millisecond, time.Minute},
-		{"redial_min", c.RedialMin, time.Millisecond, c.RedialMax},
-		{"redial_max", c.RedialMax, time.Millisecond, time.Minute},
-		{"peer_ping_interval", c.PingInterval, 10 * time.Millisecond, time.Minute},
-		{"dead_after", c.DeadAfter, 2 * c.PingInterval, time.Hour},
-		{"catch_up_hold", c.CatchUpHold, 0, time.Hour},
-		{"hash_interval", c.HashInterval, 0, 24 * time.Hour},
-	} {
-		if d.value < d.lo || d.value > d.hi {
-			fail(errs.Invalid(d.field, d.value, d.lo.String()+" to "+d.hi.String()))
-		}
-	}
-	if c.CatchUpEntries < 1 || c.CatchUpEntries > 1<<20 {
-		fail(errs.Invalid("catch_up_entries", c.CatchUpEntries, "1 to 1048576 log entries"))
-	}
-	if c.MaxConnections < 8 || c.MaxConnections > 1<<16 {
-		fail(errs.Invalid("max_peer_connections", c.MaxConnections, "8 to 65536 connections"))
-	}
+	out.Time("bootstrap_wait", c.BootstrapWait, 0, time.Hour)
+	out.Time("dial_timeout", c.DialTimeout, 10*time.Millisecond, time.Minute)
+	out.Time("handshake_timeout", c.HandshakeTimeout, 10*time.Millisecond, time.Minute)
+	out.Time("call_timeout", c.CallTimeout, 10*time.Millisecond, time.Minute)
+	out.Time("redial_min", c.RedialMin, time.Millisecond, c.RedialMax)
+	out.Time("redial_max", c.RedialMax, time.Millisecond, time.Minute)
+	out.Time("peer_ping_interval", c.PingInterval, 10*time.Millisecond, time.Minute)
+	out.Time("dead_after", c.DeadAfter, 2*c.PingInterval, time.Hour)
+	out.Time("catch_up_hold", c.CatchUpHold, 0, time.Hour)
+	out.Time("hash_interval", c.HashInterval, 0, 24*time.Hour)
+	out.Number("catch_up_entries", c.CatchUpEntries, 1, 1<<20, "log entries")
+	out.Number("max_peer_connections", int64(c.MaxConnections), 8, 1<<16, "connections")
 	return out
 }
 

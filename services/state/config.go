@@ -34,22 +34,18 @@ func DefaultConfig() Config {
 
 // Validate returns every mistake; zero fields are fine.
 func (c *Config) Validate() []error {
-	var out []error
-	check := func(bad bool, field string, value any, limit string) {
-		if bad {
-			out = append(out, errs.Invalid(field, value, limit))
-		}
-	}
+	var bad errs.Limits
 	d := c.withDefaults()
-	check(d.FlushBytes < 4<<10 || d.FlushBytes > 1<<30, "flush_bytes", c.FlushBytes, "4096 to 1073741824 bytes")
-	check(d.FlushInterval < time.Millisecond || d.FlushInterval > time.Hour, "flush_interval", c.FlushInterval, "1ms to 1h")
-	check(d.MaxLagBytes < d.FlushBytes || d.MaxLagBytes > 16<<30, "max_lag_bytes", c.MaxLagBytes, fmt.Sprintf("flush_bytes = %d to 17179869184 bytes", d.FlushBytes))
-	check(d.MmapBytes < 32<<10 || d.MmapBytes > 128<<40, "mmap_bytes", c.MmapBytes, "32768 bytes to 128 TiB")
-	check(c.MaxFileBytes != 0 && c.MaxFileBytes < 1<<20, "max_file_bytes", c.MaxFileBytes, "0 or at least 1048576 bytes")
-	check(d.TrimBytes < 1<<20 || d.TrimBytes > 1<<50, "trim_bytes", c.TrimBytes, "1048576 bytes to 1 PiB")
-	check(d.LockTimeout < 0 || d.LockTimeout > time.Hour, "lock_timeout", c.LockTimeout, "1ns to 1h")
-	check(d.CloseTimeout < 0 || d.CloseTimeout > time.Hour, "close_timeout", c.CloseTimeout, "1ns to 1h")
-	return out
+	bad.Want(d.FlushBytes >= 4<<10 && d.FlushBytes <= 1<<30, "flush_bytes", c.FlushBytes, "4096 to 1073741824 bytes")
+	bad.Want(d.FlushInterval >= time.Millisecond && d.FlushInterval <= time.Hour, "flush_interval", c.FlushInterval, "1ms to 1h")
+	bad.Want(d.MaxLagBytes >= d.FlushBytes && d.MaxLagBytes <= 16<<30, "max_lag_bytes", c.MaxLagBytes,
+		fmt.Sprintf("flush_bytes = %d to 17179869184 bytes", d.FlushBytes))
+	bad.Want(d.MmapBytes >= 32<<10 && d.MmapBytes <= 128<<40, "mmap_bytes", c.MmapBytes, "32768 bytes to 128 TiB")
+	bad.Want(c.MaxFileBytes == 0 || c.MaxFileBytes >= 1<<20, "max_file_bytes", c.MaxFileBytes, "0 or at least 1048576 bytes")
+	bad.Want(d.TrimBytes >= 1<<20 && d.TrimBytes <= 1<<50, "trim_bytes", c.TrimBytes, "1048576 bytes to 1 PiB")
+	bad.Want(d.LockTimeout >= 0 && d.LockTimeout <= time.Hour, "lock_timeout", c.LockTimeout, "1ns to 1h")
+	bad.Want(d.CloseTimeout >= 0 && d.CloseTimeout <= time.Hour, "close_timeout", c.CloseTimeout, "1ns to 1h")
+	return bad
 }
 
 func (c *Config) withDefaults() Config {

@@ -3,7 +3,6 @@ package wire
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"net"
 	"time"
@@ -57,27 +56,17 @@ func fill[T comparable](v *T, def T) {
 
 // Validate gives every mistake, by field.
 func (l Limits) Validate() []error {
-	var out []error
-	ranged := func(field string, v, lo, hi int64, unit string) {
-		if v < lo || v > hi {
-			out = append(out, errs.Invalid(field, v, fmt.Sprintf("%d to %d %s", lo, hi, unit)))
-		}
-	}
-	timed := func(field string, v, lo, hi time.Duration) {
-		if v < lo || v > hi {
-			out = append(out, errs.Invalid(field, v, lo.String()+" to "+hi.String()))
-		}
-	}
-	ranged("max_frame_bytes", l.MaxFrameBytes, 64<<10, 256<<20, "bytes")
-	ranged("max_requests", int64(l.MaxRequests), 1, 1<<20, "requests")
-	ranged("max_streams", int64(l.MaxStreams), 1, 1<<20, "streams")
-	ranged("max_connections", int64(l.MaxConns), 1, 1<<20, "connections")
-	ranged("stream_window_bytes", l.WindowBytes, 4<<10, 64<<20, "bytes")
-	timed("write_timeout", l.WriteTimeout, 100*time.Millisecond, 10*time.Minute)
-	timed("handshake_timeout", l.Handshake, 100*time.Millisecond, 10*time.Minute)
-	timed("ping_interval", l.PingInterval, 100*time.Millisecond, time.Hour)
-	timed("ping_timeout", l.PingTimeout, 100*time.Millisecond, time.Hour)
-	return out
+	var bad errs.Limits
+	bad.Number("max_frame_bytes", l.MaxFrameBytes, 64<<10, 256<<20, "bytes")
+	bad.Number("max_requests", int64(l.MaxRequests), 1, 1<<20, "requests")
+	bad.Number("max_streams", int64(l.MaxStreams), 1, 1<<20, "streams")
+	bad.Number("max_connections", int64(l.MaxConns), 1, 1<<20, "connections")
+	bad.Number("stream_window_bytes", l.WindowBytes, 4<<10, 64<<20, "bytes")
+	bad.Time("write_timeout", l.WriteTimeout, 100*time.Millisecond, 10*time.Minute)
+	bad.Time("handshake_timeout", l.Handshake, 100*time.Millisecond, 10*time.Minute)
+	bad.Time("ping_interval", l.PingInterval, 100*time.Millisecond, time.Hour)
+	bad.Time("ping_timeout", l.PingTimeout, 100*time.Millisecond, time.Hour)
+	return bad
 }
 
 // ServerInfo is what a server tells of itself when a connection opens.

@@ -1,10 +1,6 @@
 package areas
 
-import (
-	"strconv"
-
-	"nekoq/services/errs"
-)
+import "nekoq/services/errs"
 
 // Config is the [areas] section.
 type Config struct {
@@ -18,15 +14,8 @@ func DefaultConfig() Config { return Config{MaxAreas: 10_000, MaxWatchers: 100_0
 // Validate gives every mistake, each with the path of the field relative to the
 // section.
 func (c Config) Validate() []error {
-	var out []error
-	for _, f := range []struct {
-		field string
-		v     int
-		most  int
-	}{{"max_areas", c.MaxAreas, 1_000_000}, {"max_watchers", c.MaxWatchers, 10_000_000}} {
-		if f.v < 1 || f.v > f.most {
-			out = append(out, errs.Invalid(f.field, f.v, "1 to "+strconv.Itoa(f.most)))
-		}
-	}
-	return out
+	var bad errs.Limits
+	bad.Number("max_areas", int64(c.MaxAreas), 1, 1_000_000, "")
+	bad.Number("max_watchers", int64(c.MaxWatchers), 1, 10_000_000, "")
+	return bad
 }

@@ -1,7 +1,6 @@
 package conf
 
 import (
-	"strconv"
 	"time"
 
 	"nekoq/services/errs"
@@ -44,37 +43,16 @@ const maxCommand = 14 << 20
 // Validate gives every mistake, each with the path of the field relative to the
 // section.
 func (c Config) Validate() []error {
-	var out []error
-	for _, f := range []struct {
-		field     string
-		v         int64
-		low, high int64
-		unit      string
-	}{
-		{"max_items", int64(c.MaxItems), 1, 10_000_000, ""},
-		{"max_content_bytes", c.MaxContentBytes, 1, api.MaxContent, " bytes"},
-		{"max_import_bytes", c.MaxImportBytes, 1, maxCommand, " bytes"},
-		{"max_listeners", int64(c.MaxListeners), 1, 10_000_000, ""},
-		{"history_count", int64(c.HistoryCount), 1, 1_000_000, " releases"},
-		{"max_reported", int64(c.MaxReported), 0, 10_000, ""},
-	} {
-		if f.v < f.low || f.v > f.high {
-			out = append(out, errs.Invalid(f.field, f.v, strconv.FormatInt(f.low, 10)+" to "+strconv.FormatInt(f.high, 10)+f.unit))
-		}
-	}
-	for _, d := range []struct {
-		field     string
-		v         time.Duration
-		low, high time.Duration
-	}{
-		{"history_age", c.HistoryAge, time.Minute, 100 * 365 * 24 * time.Hour},
-		{"retention_interval", c.RetentionInterval, 10 * time.Millisecond, 24 * time.Hour},
-		{"report_interval", c.ReportInterval, 10 * time.Millisecond, time.Hour},
-		{"listener_linger", c.ListenerLinger, 0, time.Hour},
-	} {
-		if d.v < d.low || d.v > d.high {
-			out = append(out, errs.Invalid(d.field, d.v, d.low.String()+" to "+d.high.String()))
-		}
-	}
-	return out
+	var bad errs.Limits
+	bad.Number("max_items", int64(c.MaxItems), 1, 10_000_000, "")
+	bad.Number("max_content_bytes", c.MaxContentBytes, 1, api.MaxContent, "bytes")
+	bad.Number("max_import_bytes", c.MaxImportBytes, 1, maxCommand, "bytes")
+	bad.Number("max_listeners", int64(c.MaxListeners), 1, 10_000_000, "")
+	bad.Time("history_age", c.HistoryAge, time.Minute, 100*365*24*time.Hour)
+	bad.Number("history_count", int64(c.HistoryCount), 1, 1_000_000, "releases")
+	bad.Time("retention_interval", c.RetentionInterval, 10*time.Millisecond, 24*time.Hour)
+	bad.Time("report_interval", c.ReportInterval, 10*time.Millisecond, time.Hour)
+	bad.Number("max_reported", int64(c.MaxReported), 0, 10_000, "")
+	bad.Time("listener_linger", c.ListenerLinger, 0, time.Hour)
+	return bad
 }

@@ -2,7 +2,6 @@ package etcd
 
 import (
 	"net"
-	"strconv"
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
@@ -47,40 +46,19 @@ func DefaultConfig() Config {
 // Validate gives every mistake, each with the path of the field relative to the
 // section.
 func (c Config) Validate() []error {
-	var out []error
-	if _, port, err := net.SplitHostPort(c.Listen); c.Listen != "" && (err != nil || port == "") {
-		out = append(out, errs.Invalid("listen", c.Listen, "host:port, such as 127.0.0.1:2379, or empty for off"))
-	}
-	for _, n := range []struct {
-		field     string
-		v         int64
-		low, high int64
-	}{
-		{"max_request_bytes", c.MaxRequestBytes, 1 << 10, 64 << 20},
-		{"max_txn_ops", int64(c.MaxTxnOps), 1, 100_000},
-		{"max_concurrent_streams", c.MaxConcurrentStreams, 1, 1<<32 - 1},
-		{"bcrypt_cost", int64(c.BcryptCost), int64(bcrypt.MinCost), 20},
-	} {
-		if n.v < n.low || n.v > n.high {
-			out = append(out, errs.Invalid(n.field, n.v, strconv.FormatInt(n.low, 10)+" to "+strconv.FormatInt(n.high, 10)))
-		}
-	}
-	for _, d := range []struct {
-		field     string
-		v         time.Duration
-		low, high time.Duration
-	}{
-		{"keepalive_min_time", c.KeepaliveMinTime, 0, time.Hour},
-		{"keepalive_interval", c.KeepaliveInterval, time.Second, 24 * time.Hour},
-		{"keepalive_timeout", c.KeepaliveTimeout, time.Second, time.Hour},
-		{"request_timeout", c.RequestTimeout, 100 * time.Millisecond, time.Hour},
-		{"watch_progress_interval", c.WatchProgressInterval, 100 * time.Millisecond, 24 * time.Hour},
-		{"auth_token_ttl", c.AuthTokenTTL, time.Second, 30 * 24 * time.Hour},
-		{"drain_timeout", c.DrainTimeout, 0, time.Minute},
-	} {
-		if d.v < d.low || d.v > d.high {
-			out = append(out, errs.Invalid(d.field, d.v, d.low.String()+" to "+d.high.String()))
-		}
-	}
-	return out
+	var bad errs.Limits
+	_, port, err := net.SplitHostPort(c.Listen)
+	bad.Want(c.Listen == "" || err == nil && port != "", "listen", c.Listen, "host:port, such as 127.0.0.1:2379, or empty for off")
+	bad.Number("max_request_bytes", c.MaxRequestBytes, 1<<10, 64<<20, "")
+	bad.Number("max_txn_ops", int64(c.MaxTxnOps), 1, 100_000, "")
+	bad.Number("max_concurrent_streams", c.MaxConcurrentStreams, 1, 1<<32-1, "")
+	bad.Number("bcrypt_cost", int64(c.BcryptCost), int64(bcrypt.MinCost), 20, "")
+	bad.Time("keepalive_min_time", c.KeepaliveMinTime, 0, time.Hour)
+	bad.Time("keepalive_interval", c.KeepaliveInterval, time.Second, 24*time.Hour)
+	bad.Time("keepalive_timeout", c.KeepaliveTimeout, time.Second, time.Hour)
+	bad.Time("request_timeout", c.RequestTimeout, 100*time.Millisecond, time.Hour)
+	bad.Time("watch_progress_interval", c.WatchProgressInterval, 100*time.Millisecond, 24*time.Hour)
+	bad.Time("auth_token_ttl", c.AuthTokenTTL, time.Second, 30*24*time.Hour)
+	bad.Time("drain_timeout", c.DrainTimeout, 0, time.Minute)
+	return bad
 }

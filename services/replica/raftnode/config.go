@@ -1,7 +1,6 @@
 package raftnode
 
 import (
-	"fmt"
 	"time"
 
 	"nekoq/services/errs"
@@ -74,39 +73,28 @@ const maxTime = 24 * time.Hour
 
 // Validate reports every field that is out of bounds.
 func (c Config) Validate() []error {
-	var out []error
-	bad := func(ok bool, field string, value any, limit string) {
-		if !ok {
-			out = append(out, errs.Invalid(field, value, limit))
-		}
-	}
-	between := func(field string, v, lo, hi int64) {
-		bad(v >= lo && v <= hi, field, v, fmt.Sprintf("%d to %d", lo, hi))
-	}
-	lasts := func(field string, v, lo, hi time.Duration) {
-		bad(v >= lo && v <= hi, field, v, lo.String()+" to "+hi.String())
-	}
-	bad(c.LogStore == LogStoreWAL || c.LogStore == LogStoreBolt, "log_store", c.LogStore, "wal or bolt")
-	lasts("heartbeat_timeout", c.HeartbeatTimeout, 20*time.Millisecond, maxTime)
-	lasts("election_timeout", c.ElectionTimeout, 20*time.Millisecond, maxTime)
-	lasts("leader_lease_timeout", c.LeaderLease, 10*time.Millisecond, maxTime)
-	bad(c.ElectionTimeout >= c.HeartbeatTimeout, "election_timeout", c.ElectionTimeout, "at least heartbeat_timeout = "+c.HeartbeatTimeout.String())
-	bad(c.LeaderLease <= c.HeartbeatTimeout, "leader_lease_timeout", c.LeaderLease, "at most heartbeat_timeout = "+c.HeartbeatTimeout.String())
-	lasts("commit_timeout", c.CommitTimeout, time.Millisecond, maxTime)
-	lasts("leader_patience", c.LeaderPatience, 10*time.Millisecond, maxTime)
-	lasts("transport_timeout", c.TransportTimeout, 100*time.Millisecond, maxTime)
-	lasts("disk_check_interval", c.DiskCheckInterval, 10*time.Millisecond, maxTime)
-	lasts("read_confirm_timeout", c.ReadConfirmTimeout, 10*time.Millisecond, maxTime)
-	between("max_append_entries", int64(c.MaxAppendEntries), 1, 1024)
-	between("max_append_bytes", c.MaxAppendBytes, 64<<10, 256<<20)
-	between("max_inflight_entries", int64(c.MaxInflight), 1, 16)
-	lasts("entry_wait", c.EntryWait, 0, time.Second)
-	between("max_pending_commands", int64(c.MaxPending), 1, 1<<24)
-	between("max_pending_bytes", c.MaxPendingBytes, 1<<20, 1<<40)
-	between("log_cache_bytes", c.CacheBytes, 0, 1<<40)
-	between("wal_segment_bytes", c.SegmentBytes, 64<<10, 1<<30)
-	between("snapshot_log_bytes", c.SnapshotLogBytes, 64<<10, 1<<40)
-	between("trailing_log_bytes", c.TrailingLogBytes, 0, 1<<40)
-	between("disk_reserve_bytes", c.DiskReserveBytes, 0, 1<<50)
-	return out
+	var bad errs.Limits
+	bad.Want(c.LogStore == LogStoreWAL || c.LogStore == LogStoreBolt, "log_store", c.LogStore, "wal or bolt")
+	bad.Time("heartbeat_timeout", c.HeartbeatTimeout, 20*time.Millisecond, maxTime)
+	bad.Time("election_timeout", c.ElectionTimeout, 20*time.Millisecond, maxTime)
+	bad.Time("leader_lease_timeout", c.LeaderLease, 10*time.Millisecond, maxTime)
+	bad.Want(c.ElectionTimeout >= c.HeartbeatTimeout, "election_timeout", c.ElectionTimeout, "at least heartbeat_timeout = "+c.HeartbeatTimeout.String())
+	bad.Want(c.LeaderLease <= c.HeartbeatTimeout, "leader_lease_timeout", c.LeaderLease, "at most heartbeat_timeout = "+c.HeartbeatTimeout.String())
+	bad.Time("commit_timeout", c.CommitTimeout, time.Millisecond, maxTime)
+	bad.Time("leader_patience", c.LeaderPatience, 10*time.Millisecond, maxTime)
+	bad.Time("transport_timeout", c.TransportTimeout, 100*time.Millisecond, maxTime)
+	bad.Time("disk_check_interval", c.DiskCheckInterval, 10*time.Millisecond, maxTime)
+	bad.Time("read_confirm_timeout", c.ReadConfirmTimeout, 10*time.Millisecond, maxTime)
+	bad.Number("max_append_entries", int64(c.MaxAppendEntries), 1, 1024, "")
+	bad.Number("max_append_bytes", c.MaxAppendBytes, 64<<10, 256<<20, "")
+	bad.Number("max_inflight_entries", int64(c.MaxInflight), 1, 16, "")
+	bad.Time("entry_wait", c.EntryWait, 0, time.Second)
+	bad.Number("max_pending_commands", int64(c.MaxPending), 1, 1<<24, "")
+	bad.Number("max_pending_bytes", c.MaxPendingBytes, 1<<20, 1<<40, "")
+	bad.Number("log_cache_bytes", c.CacheBytes, 0, 1<<40, "")
+	bad.Number("wal_segment_bytes", c.SegmentBytes, 64<<10, 1<<30, "")
+	bad.Number("snapshot_log_bytes", c.SnapshotLogBytes, 64<<10, 1<<40, "")
+	bad.Number("trailing_log_bytes", c.TrailingLogBytes, 0, 1<<40, "")
+	bad.Number("disk_reserve_bytes", c.DiskReserveBytes, 0, 1<<50, "")
+	return bad
 }

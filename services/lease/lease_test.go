@@ -81,6 +81,7 @@ func (n *node) View(_ context.Context, c replica.Consistency) (*state.View, repl
 	}
 	return n.m.View(), replica.Lag{}, nil
 }
+func (n *node) Current(index string) any { return n.m.Current(index) }
 func (n *node) Leader() (string, uint64) { return n.id, 1 }
 func (n *node) IsLeader() bool           { return true }
 func (n *node) NodeID() string           { return n.id }

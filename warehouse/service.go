@@ -103,6 +103,9 @@ func (s *Service) Put(ctx context.Context, r *api.PutRequest) (api.WriteResult, 
 	if err != nil {
 		return api.WriteResult{}, err
 	}
+	if r.If.Exists {
+		return s.writeHeld(ctx, r.Held(ttl), r.If)
+	}
 	c := table.PutCommand{Key: r.Key, Value: r.Value, IfRevision: table.AnyRevision, TTL: ttl, Lease: r.Lease}
 	if r.If.Set {
 		c.IfRevision = r.If.Revision
@@ -115,6 +118,9 @@ func (s *Service) Delete(ctx context.Context, r *api.DeleteRequest) (api.WriteRe
 	s.metrics.deletes.Inc()
 	if err := s.checkKey(r.Key); err != nil {
 		return api.WriteResult{}, err
+	}
+	if r.If.Exists {
+		return s.writeHeld(ctx, r.Held(), r.If)
 	}
 	c := table.DeleteCommand{Key: r.Key, IfRevision: table.AnyRevision}
 	if r.If.Set {

@@ -101,7 +101,7 @@ func (r *request) problem(err error, path string) *Problem {
 	if p, ok := errors.AsType[*Problem](err); ok {
 		return p
 	}
-	e := errs.From(err)
+	e := r.failedPrecondition(errs.From(err))
 	p := problemOf(e, r.id, path)
 	if p.Status >= http.StatusInternalServerError && r.cause == nil {
 		r.cause = err

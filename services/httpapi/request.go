@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"net/http"
 	"sync"
 	"time"
 
@@ -27,6 +28,8 @@ type request struct {
 	body      *body            // nil for a request without one
 	endSpan   func(status int) // nil when tracing is off
 	cause     error            // first server-side error, for the access log; handler's goroutine only
+	in, out   http.Header      // of the request and of its answer
+	condition string           // the header that demands a revision, "" for none
 
 	mu     sync.Mutex
 	inner  context.Context // made by the first Done

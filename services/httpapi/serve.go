@@ -43,9 +43,10 @@ const registryKey = "nekoq.registry"
 func (s *Server) wrap(rt *route, h gin.HandlerFunc) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		r := &request{srv: s, route: rt, parent: c.Request.Context(), path: c.Request.URL.Path, start: time.Now()}
-		r.id = s.requestID(c.Request.Header)
+		r.in, r.out = c.Request.Header, c.Writer.Header()
+		r.id = s.requestID(r.in)
 		r.idHeader[0] = r.id
-		c.Writer.Header()["X-Request-Id"] = r.idHeader[:]
+		r.out["X-Request-Id"] = r.idHeader[:]
 		r.principal = auth.Principal{Name: "anonymous", Door: "http", Addr: c.Request.RemoteAddr}
 		if rt.timeout > 0 {
 			r.deadline = r.start.Add(rt.timeout)

@@ -26,7 +26,7 @@ func (s *Server) compressed(h http.Handler) (http.Handler, error) {
 	if !s.cfg.Gzip {
 		return h, nil
 	}
-	wrap, err := gzhttp.NewWrapper(gzhttp.MinSize(int(s.cfg.GzipMinBytes)), gzhttp.CompressionLevel(1),
+	wrap, err := gzhttp.NewWrapper(gzhttp.MinSize(int(s.cfg.GzipMinBytes)), gzhttp.CompressionLevel(1), gzhttp.SuffixETag(zipped),
 		gzhttp.ExceptContentTypes([]string{"text/event-stream", "application/octet-stream"}))
 	if err != nil {
 		return nil, err

@@ -46,6 +46,9 @@ const (
 type Condition struct {
 	Set      bool
 	Revision uint64
+	// Exists demands that the key exists, at any revision. It goes without Set, and has
+	// no place in the bytes of a request: clients have transactions for it.
+	Exists bool
 }
 
 // If demands the mod revision rev.

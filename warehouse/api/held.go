@@ -19,10 +19,15 @@ func (r *DeleteRequest) Held(tokens ...Token) *Txn {
 
 func held(key []byte, c Condition, tokens []Token, op Op) *Txn {
 	t := &Txn{Holding: tokens, Then: []Op{op}}
-	if c.Set {
+	switch {
+	case c.Set:
 		t.If = []Compare{{Span: One(key), Target: CompareMod, Number: int64(c.Revision)}}
-		t.Else = []Op{{Range: &RangeRequest{Span: One(key), KeysOnly: true}}}
+	case c.Exists:
+		t.If = []Compare{{Span: One(key), Target: CompareCreate, Result: Greater}}
+	default:
+		return t
 	}
+	t.Else = []Op{{Range: &RangeRequest{Span: One(key), KeysOnly: true}}}
 	return t
 }
 
@@ -44,6 +49,10 @@ func (r *TxnResult) Written(c Condition) (WriteResult, error) {
 			w.PrevRevision = op.Delete.Prev[0].ModRevision
 		}
 	case op.Range != nil:
+		if c.Exists {
+			return WriteResult{}, errs.New(errs.RevisionMismatch, "if_revision: the key does not exist").
+				With(errs.Detail{Field: "if_revision", Limit: "a key that exists"})
+		}
 		have := uint64(0)
 		if len(op.Range.Items) > 0 {
 			have = op.Range.Items[0].ModRevision

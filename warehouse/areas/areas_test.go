@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -173,10 +174,11 @@ func TestLimitOfAreas(t *testing.T) {
 type answer struct {
 	status int
 	body   string
+	etag   string
 	json   map[string]any
 }
 
-func call(t *testing.T, c *http.Client, method, path, body string) answer {
+func call(t *testing.T, c *http.Client, method, path, body string, header ...string) answer {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, "http://nekoq"+path, strings.NewReader(body))
 	if err != nil {
@@ -184,6 +186,9 @@ func call(t *testing.T, c *http.Client, method, path, body string) answer {
 	}
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
 	}
 	res, err := c.Do(req)
 	if err != nil {
@@ -194,7 +199,7 @@ func call(t *testing.T, c *http.Client, method, path, body string) answer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := answer{status: res.StatusCode, body: string(b)}
+	out := answer{status: res.StatusCode, body: string(b), etag: res.Header.Get("ETag")}
 	_ = json.Unmarshal(b, &out.json)
 	return out
 }
@@ -242,6 +247,36 @@ func TestREST(t *testing.T) {
 		if got := call(t, c, s.method, s.path, s.body); got.status != s.status || !strings.Contains(got.body, s.has) {
 			t.Errorf("%s %s %s: %d %s; want %d with %q", s.method, s.path, s.body, got.status, got.body, s.status, s.has)
 		}
+	}
+}
+
+// The ETag of an area is its revision: If-Match says with it what if_revision does.
+func TestETags(t *testing.T) {
+	c := localswitch.ForTest(t).HTTPClient()
+	const north, match, none = "/v1/warehouse/areas/north", "If-Match", "If-None-Match"
+	created := call(t, c, "PUT", north, "")
+	moved := call(t, c, "PATCH", north, `{"description":"cold"}`, match, created.etag)
+	if created.etag == "" || moved.status != 200 || moved.etag == created.etag || moved.etag != fmt.Sprintf(`"%.0f"`, moved.json["revision"]) {
+		t.Fatalf("%+v, then %+v", created, moved)
+	}
+	for _, s := range []struct {
+		method, body, name, tag string
+		status                  int
+	}{
+		{"GET", "", none, moved.etag, 304},
+		{"GET", "", none, created.etag, 200},
+		{"GET", "", match, created.etag, 412},
+		{"PATCH", `{"description":"x"}`, match, created.etag, 412},
+		{"PATCH", `{"description":"x"}`, match, "*", 400},
+		{"DELETE", "", match, created.etag, 412},
+		{"DELETE", "", match, moved.etag, 200},
+	} {
+		if got := call(t, c, s.method, north, s.body, s.name, s.tag); got.status != s.status {
+			t.Errorf("%s with %s: %s: %d %s, want %d", s.method, s.name, s.tag, got.status, got.body, s.status)
+		}
+	}
+	if root := call(t, c, "GET", "/v1/warehouse/areas/default", "", none, "*"); root.status != 200 || root.etag != "" {
+		t.Errorf("a root that was never changed: %+v", root)
 	}
 }
 

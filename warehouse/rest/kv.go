@@ -20,7 +20,7 @@ import (
 func (d *door) put(c *gin.Context) {
 	p := params{c: c}
 	r := api.PutRequest{Key: p.key(), TTL: p.ttl()}
-	r.If.Revision, r.If.Set = p.uint("if_revision")
+	r.If = p.condition()
 	if lease, ok := p.uint("lease"); ok {
 		if r.Lease = lease; lease == 0 {
 			p.fail("lease", "0", "the id of a lease")
@@ -40,6 +40,7 @@ func (d *door) put(c *gin.Context) {
 		httpapi.Fail(c, err)
 		return
 	}
+	httpapi.SetETag(c.Request.Context(), strconv.FormatUint(res.Revision, 10))
 	b := takeBuffer()
 	b.text("key", string(r.Key))
 	b.uint("revision", res.Revision)
@@ -108,7 +109,7 @@ func readBody(r *http.Request) ([]byte, error) {
 func (d *door) delete(c *gin.Context) {
 	p := params{c: c}
 	r := api.DeleteRequest{Key: p.key()}
-	r.If.Revision, r.If.Set = p.uint("if_revision")
+	r.If = p.condition()
 	t, held, err := d.token(c, &p)
 	var res api.WriteResult
 	switch {
@@ -141,6 +142,11 @@ func (d *door) deleteRange(c *gin.Context) {
 		p.fail("prefix", "", "a prefix, or start, of at least 1 byte; start=%00 is all keys")
 	case len(end) > 0 && bytes.Compare(start, end) >= 0:
 		p.fail("end", string(end), "a key after start")
+	}
+	for _, name := range []string{"If-Match", "If-None-Match"} { // they are of one key
+		if v := c.GetHeader(name); v != "" {
+			p.fail(name, v, "none in a delete of many keys")
+		}
 	}
 	t, held, err := d.token(c, &p)
 	op := api.DeleteOp{Span: api.Span{Key: start, End: end}}
@@ -191,9 +197,12 @@ func (d *door) get(c *gin.Context) {
 // answer.
 func (d *door) answerKey(c *gin.Context, r *api.GetRequest, raw bool, changed *bool) {
 	var b *buffer
-	found := false
+	var found, known bool
+	var mismatch error
 	err := d.svc.Read(c.Request.Context(), r, func(res *api.GetResult) {
-		found = res.Found
+		if found = res.Found; found {
+			known, mismatch = httpapi.NotModified(c.Request.Context(), strconv.FormatUint(res.KV.ModRevision, 10))
+		}
 		h := c.Writer.Header()
 		headers(h, &res.Header)
 		if changed != nil {
@@ -202,6 +211,7 @@ func (d *door) answerKey(c *gin.Context, r *api.GetRequest, raw bool, changed *b
 		switch {
 		case !found:
 			r.Revision = res.Revision
+		case known || mismatch != nil:
 		case raw:
 			kvHeaders(h, &res.KV)
 			b = takeBuffer()
@@ -222,6 +232,11 @@ func (d *door) answerKey(c *gin.Context, r *api.GetRequest, raw bool, changed *b
 	case !found:
 		httpapi.Fail(c, errs.New(errs.NotFound, "key: %q does not exist at revision %d", r.Key, r.Revision).
 			With(errs.Detail{Field: "key", Value: string(r.Key)}))
+	case mismatch != nil:
+		httpapi.Fail(c, mismatch)
+	case known:
+		c.Status(http.StatusNotModified)
+		c.Writer.WriteHeaderNow()
 	case raw:
 		b.sendRaw(c)
 	default:

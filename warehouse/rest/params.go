@@ -45,6 +45,17 @@ func (p *params) uint(name string) (uint64, bool) {
 	return n, true
 }
 
+// condition reads if_revision and the headers that stand for it.
+func (p *params) condition() api.Condition {
+	var d httpapi.Demand
+	d.Revision, d.Set = p.uint("if_revision")
+	d, err := httpapi.DemandOf(p.c.Request.Context(), d)
+	if p.err == nil {
+		p.err = err
+	}
+	return api.Condition{Set: d.Set, Revision: d.Revision, Exists: d.Exists}
+}
+
 // limit gives 0 when none is given. highest is for the message only: the service
 // checks it.
 func (p *params) limit(highest int) int {

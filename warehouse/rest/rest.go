@@ -29,29 +29,8 @@ const tag = "warehouse"
 // Register adds the routes to s.
 func Register(s *httpapi.Server, svc *warehouse.Service) {
 	d := &door{srv: s, svc: svc}
-	lim := svc.Limits()
 	key := func(a auth.Action) httpapi.Access { return httpapi.OnParam(a, "warehouse", "kv", "key") }
-
-	httpapi.Raw(s, op("warehouse-put", http.MethodPut, "/v1/warehouse/kv/{key...}", "Put a key",
-		"The body is the value, byte for byte.", heldParams("Write", keyParam(),
-			query("if_revision", "integer", "Write only if the key is at this mod revision; 0 means that it must not exist."),
-			query("ttl", "string", "Delete the key after this time, such as 30s; at least 1s. A put without it makes the key permanent."),
-			query("lease", "string", "Hang the key on this lease: it is deleted with it. Not with ttl."))...,
-	).body(), key(auth.Write), d.put, httpapi.MaxBody(lim.MaxValueBytes))
-
-	httpapi.Raw(s, op("warehouse-get", http.MethodGet, "/v1/warehouse/kv/{key...}", "Get a key",
-		"JSON with the value in base64, or with raw=true the bytes with the revisions in headers. With wait it is a long poll: it answers when "+
-			"the key has changed after revision, or at the end of the wait.", keyParam(),
-		query("raw", "boolean", "Answer with the bytes of the value."), consistencyParam(),
-		query("revision", "integer", "Read at this revision; with wait, the revision that the caller has seen."),
-		query("wait", "string", "Wait up to this long, such as 30s, for a change after revision (without one: from now on)."),
-	).Operation, key(auth.Read), d.get)
-
-	httpapi.Raw(s, op("warehouse-delete", http.MethodDelete, "/v1/warehouse/kv/{key...}", "Delete a key",
-		"Deleting a key that does not exist is no error and changes nothing.", heldParams("Delete", keyParam(),
-			query("if_revision", "integer", "Delete only if the key is at this mod revision."))...,
-	).Operation, key(auth.Delete), d.delete)
-
+	d.oneKey(key)
 	httpapi.Raw(s, op("warehouse-delete-range", http.MethodDelete, "/v1/warehouse/kv", "Delete keys",
 		"Those with a prefix, or from start up to but not including end, as one revision. One of the two must be named.",
 		heldParams("Delete", rangeParams()...)...,
@@ -101,6 +80,35 @@ func Register(s *httpapi.Server, svc *warehouse.Service) {
 		query("wait", "string", "Long poll: wait up to this long for a change; without it, answer at once."),
 	).Operation, httpapi.OnFunc(auth.Watch, d.folderOf), d.folder)
 	d.more()
+}
+
+// oneKey adds the routes of one key.
+func (d *door) oneKey(key func(auth.Action) httpapi.Access) {
+	put := op("warehouse-put", http.MethodPut, "/v1/warehouse/kv/{key...}", "Put a key",
+		"The body is the value, byte for byte.", heldParams("Write", keyParam(),
+			query("if_revision", "integer", "Write only if the key is at this mod revision; 0 means that it must not exist."),
+			query("ttl", "string", "Delete the key after this time, such as 30s; at least 1s. A put without it makes the key permanent."),
+			query("lease", "string", "Hang the key on this lease: it is deleted with it. Not with ttl."))...,
+	).body()
+	httpapi.WriteTags(&put)
+	httpapi.Raw(d.srv, put, key(auth.Write), d.put, httpapi.MaxBody(d.svc.Limits().MaxValueBytes))
+
+	get := op("warehouse-get", http.MethodGet, "/v1/warehouse/kv/{key...}", "Get a key",
+		"JSON with the value in base64, or with raw=true the bytes with the revisions in headers. With wait it is a long poll: it answers when "+
+			"the key has changed after revision, or at the end of the wait.", keyParam(),
+		query("raw", "boolean", "Answer with the bytes of the value."), consistencyParam(),
+		query("revision", "integer", "Read at this revision; with wait, the revision that the caller has seen."),
+		query("wait", "string", "Wait up to this long, such as 30s, for a change after revision (without one: from now on)."),
+	).Operation
+	httpapi.ReadTags(&get)
+	httpapi.Raw(d.srv, get, key(auth.Read), d.get)
+
+	del := op("warehouse-delete", http.MethodDelete, "/v1/warehouse/kv/{key...}", "Delete a key",
+		"Deleting a key that does not exist is no error and changes nothing.", heldParams("Delete", keyParam(),
+			query("if_revision", "integer", "Delete only if the key is at this mod revision."))...,
+	).Operation
+	httpapi.WriteTags(&del)
+	httpapi.Raw(d.srv, del, key(auth.Delete), d.delete)
 }
 
 // allKeys asks for the whole of the keys.

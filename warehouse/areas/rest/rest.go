@@ -51,10 +51,12 @@ func Register(s *httpapi.Server, svc *areas.Service) {
 	httpapi.Register(s, created(op("areas-create", http.MethodPost, base, "Create an area", "An area of that name is already_exists.")), all(auth.Admin), d.create)
 	httpapi.Register(s, created(op("areas-put", http.MethodPut, base+"/{name}", "Create an area under a name", "As POST, with the name in the path.")),
 		one(auth.Admin), d.put)
-	httpapi.Register(s, op("areas-get", http.MethodGet, base+"/{name}", "Get an area", ""), one(auth.Read), d.get)
-	httpapi.Register(s, op("areas-update", http.MethodPatch, base+"/{name}", "Move or describe an area",
+	get := op("areas-get", http.MethodGet, base+"/{name}", "Get an area", "")
+	httpapi.ReadTags(&get)
+	httpapi.Register(s, get, one(auth.Read), d.get)
+	httpapi.Register(s, guarded("areas-update", http.MethodPatch, base+"/{name}", "Move or describe an area",
 		"Everything below moves with it. A move below itself, or one that makes the tree deeper than 16 levels, is refused."), one(auth.Admin), d.patch)
-	httpapi.Register(s, op("areas-delete", http.MethodDelete, base+"/{name}", "Delete an area",
+	httpapi.Register(s, guarded("areas-delete", http.MethodDelete, base+"/{name}", "Delete an area",
 		"Refused while it has areas below it or is used, such as by config items. The root cannot be deleted."), one(auth.Delete), d.delete)
 	httpapi.Register(s, op("areas-levels", http.MethodGet, base+"/{name}/levels", "Levels of an area", "The area first, then each parent, the root last."),
 		one(auth.Read), d.levels)
@@ -62,6 +64,13 @@ func Register(s *httpapi.Server, svc *areas.Service) {
 
 func op(id, method, path, summary, description string) huma.Operation {
 	return huma.Operation{OperationID: id, Method: method, Path: path, Summary: summary, Description: description, Tags: []string{tag}}
+}
+
+// guarded documents a write that can demand the area's revision.
+func guarded(id, method, path, summary, description string) huma.Operation {
+	o := op(id, method, path, summary, description)
+	httpapi.WriteTags(&o)
+	return o
 }
 
 type output[T any] struct {
@@ -75,6 +84,15 @@ func answer[T any](v *T, err error) (*output[T], error) {
 	return &output[T]{Body: *v}, nil
 }
 
+// tagged answers with an area, whose revision is the ETag. A root that was never
+// changed has none.
+func tagged(ctx context.Context, a *api.Area, err error) (*output[api.Area], error) {
+	if err == nil && a.Revision != 0 {
+		httpapi.SetETag(ctx, strconv.FormatUint(a.Revision, 10))
+	}
+	return answer(a, err)
+}
+
 type createInput struct {
 	Body api.CreateRequest
 }
@@ -83,7 +101,8 @@ func (d *door) create(ctx context.Context, in *createInput) (*output[api.Area], 
 	if err := d.srv.Allow(ctx, auth.Admin, auth.Resource{Service: "warehouse", Kind: "area", Name: in.Body.Name}); err != nil {
 		return nil, err
 	}
-	return answer(d.svc.Create(ctx, in.Body))
+	a, err := d.svc.Create(ctx, in.Body)
+	return tagged(ctx, a, err)
 }
 
 type putInput struct {
@@ -102,7 +121,8 @@ func (d *door) put(ctx context.Context, in *putInput) (*output[api.Area], error)
 	if in.Body != nil {
 		r.Parent, r.Description = in.Body.Parent, in.Body.Description
 	}
-	return answer(d.svc.Create(ctx, r))
+	a, err := d.svc.Create(ctx, r)
+	return tagged(ctx, a, err)
 }
 
 type nameInput struct {
@@ -110,8 +130,27 @@ type nameInput struct {
 	Stale bool   `query:"stale" doc:"Answer at once from this node's own state."`
 }
 
-func (d *door) get(ctx context.Context, in *nameInput) (*output[api.Area], error) {
-	return answer(d.svc.Get(ctx, api.GetRequest{Name: in.Name, Stale: in.Stale}))
+// areaOutput is an area; Status is 304 for what the client has.
+type areaOutput struct {
+	Status int
+	Body   api.Area
+}
+
+func (d *door) get(ctx context.Context, in *nameInput) (*areaOutput, error) {
+	a, err := d.svc.Get(ctx, api.GetRequest{Name: in.Name, Stale: in.Stale})
+	if err != nil {
+		return nil, err
+	}
+	if a.Revision != 0 {
+		known, err := httpapi.NotModified(ctx, strconv.FormatUint(a.Revision, 10))
+		switch {
+		case err != nil:
+			return nil, err
+		case known:
+			return &areaOutput{Status: http.StatusNotModified}, nil
+		}
+	}
+	return &areaOutput{Status: http.StatusOK, Body: *a}, nil
 }
 
 func (d *door) levels(ctx context.Context, in *nameInput) (*output[api.Levels], error) {
@@ -128,11 +167,12 @@ type patchInput struct {
 }
 
 func (d *door) patch(ctx context.Context, in *patchInput) (*output[api.Area], error) {
-	rev, err := condition(in.IfRevision)
+	rev, err := httpapi.IfRevision(ctx, in.IfRevision)
 	if err != nil {
 		return nil, err
 	}
-	return answer(d.svc.Update(ctx, api.UpdateRequest{Name: in.Name, Parent: in.Body.Parent, Description: in.Body.Description, IfRevision: rev}))
+	a, err := d.svc.Update(ctx, api.UpdateRequest{Name: in.Name, Parent: in.Body.Parent, Description: in.Body.Description, IfRevision: rev})
+	return tagged(ctx, a, err)
 }
 
 type deleteInput struct {
@@ -141,22 +181,11 @@ type deleteInput struct {
 }
 
 func (d *door) delete(ctx context.Context, in *deleteInput) (*output[api.Deleted], error) {
-	rev, err := condition(in.IfRevision)
+	rev, err := httpapi.IfRevision(ctx, in.IfRevision)
 	if err != nil {
 		return nil, err
 	}
 	return answer(d.svc.Delete(ctx, api.DeleteRequest{Name: in.Name, IfRevision: rev}))
-}
-
-func condition(v string) (*uint64, error) {
-	if v == "" {
-		return nil, nil
-	}
-	rev, err := strconv.ParseUint(v, 10, 64)
-	if err != nil {
-		return nil, errs.Invalid("if_revision", v, "a number from 0 to 18446744073709551615")
-	}
-	return &rev, nil
 }
 
 // listBody is a page, or the answer of a long poll.

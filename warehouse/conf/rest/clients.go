@@ -81,6 +81,7 @@ func (d *door) clients(s *httpapi.Server) {
 		}
 		o.Parameters = params(key)
 		o.Responses = map[string]*huma.Response{"200": httpapi.JSON[effectiveBody](s, "What the client gets")}
+		httpapi.ReadTags(&o)
 		httpapi.Raw(s, o, access, d.effective)
 	}
 	httpapi.Register(s, op("listeners", http.MethodGet, base+"/listeners", "List who listens",
@@ -134,6 +135,15 @@ func (d *door) answerEffective(c *gin.Context) error {
 	if httpapi.WantsStream(c) {
 		return d.stream(c, r, peer)
 	}
+	version, err := httpapi.KnownVersion(c.Request.Context(), wait.For > 0)
+	switch {
+	case err != nil:
+		return err
+	case version != "" && r.Hash != "" && version != r.Hash:
+		return errs.Invalid("If-None-Match", version, "the version that hash names, or one of the two alone")
+	case version != "":
+		r.Hash = version
+	}
 	var e *api.Effective
 	if wait.For == 0 {
 		if e, err = d.svc.Effective(c.Request.Context(), r); err != nil {
@@ -158,6 +168,17 @@ func (d *door) answerEffective(c *gin.Context) error {
 	}
 	if r.Key != "" && r.Hash == "" && wait.For == 0 && len(e.Values) == 0 {
 		return errs.New(errs.NotFound, "key: %s/%s has no key %q that clients see", e.Area, r.Group, r.Key).With(errs.Detail{Field: "key", Value: r.Key})
+	}
+	if e.Changed || version != "" {
+		known, err := httpapi.NotModified(c.Request.Context(), e.Hash)
+		if err != nil {
+			return err
+		}
+		if known {
+			c.Status(http.StatusNotModified)
+			c.Writer.WriteHeaderNow()
+			return nil
+		}
 	}
 	c.JSON(http.StatusOK, effectiveOf(e))
 	return nil

@@ -16,7 +16,6 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"nekoq/services/auth"
-	"nekoq/services/errs"
 	"nekoq/services/httpapi"
 	"nekoq/warehouse/conf"
 	"nekoq/warehouse/conf/api"
@@ -102,15 +101,28 @@ type Condition struct {
 	IfRevision string `query:"if_revision" doc:"Only if the item is at this revision; 0 means that it must not exist."`
 }
 
-func (c Condition) revision() (*uint64, error) {
-	if c.IfRevision == "" {
-		return nil, nil
-	}
-	rev, err := strconv.ParseUint(c.IfRevision, 10, 64)
+func (c Condition) revision(ctx context.Context) (*uint64, error) {
+	return httpapi.IfRevision(ctx, c.IfRevision)
+}
+
+// guarded documents a write to an item that can demand its revision.
+func guarded(id, method, path, summary, description string) huma.Operation {
+	o := op(id, method, path, summary, description)
+	httpapi.WriteTags(&o)
+	return o
+}
+
+// itemOutput answers with an item, and its revision as ETag.
+type itemOutput struct {
+	Body api.Item
+}
+
+func answerItem(ctx context.Context, v *api.Item, err error) (*itemOutput, error) {
 	if err != nil {
-		return nil, errs.Invalid("if_revision", c.IfRevision, "a number from 0 to 18446744073709551615")
+		return nil, err
 	}
-	return &rev, nil
+	httpapi.SetETag(ctx, strconv.FormatUint(v.Revision, 10))
+	return &itemOutput{Body: *v}, nil
 }
 
 // content is a content in a body.
@@ -192,26 +204,29 @@ type settingsInput struct {
 // items adds the routes over items and drafts.
 func (d *door) items(s *httpapi.Server) {
 	httpapi.Register(s, op("items", http.MethodGet, base+"/items", "List items", ""), filtered(auth.Read), d.list)
-	httpapi.Register(s, op("item", http.MethodGet, item, "Get an item with one of its contents", ""), on(auth.Read), d.get)
-	httpapi.Register(s, op("settings", http.MethodPatch, item, "Change an item's description, schema or read-only flag", ""), on(auth.Admin), d.settings)
-	httpapi.Register(s, op("delete", http.MethodDelete, item, "Delete an item", "Its history stays readable, and a rollback brings it back, until the retention forgets it."),
+	get := op("item", http.MethodGet, item, "Get an item with one of its contents", "")
+	httpapi.ReadTags(&get)
+	httpapi.Register(s, get, on(auth.Read), d.get)
+	httpapi.Register(s, guarded("settings", http.MethodPatch, item, "Change an item's description, schema or read-only flag", ""), on(auth.Admin), d.settings)
+	httpapi.Register(s, guarded("delete", http.MethodDelete, item, "Delete an item", "Its history stays readable, and a rollback brings it back, until the retention forgets it."),
 		on(auth.Delete), plain(d.svc.Delete))
-	httpapi.Register(s, op("draft", http.MethodPut, item+"/draft", "Write the draft", "Nobody sees it before it is published. The item is created when it is not there."),
+	httpapi.Register(s, guarded("draft", http.MethodPut, item+"/draft", "Write the draft", "Nobody sees it before it is published. The item is created when it is not there."),
 		on(auth.Write), d.draft, d.maxBody())
-	httpapi.Register(s, op("discard", http.MethodDelete, item+"/draft", "Drop the draft", ""), on(auth.Write), plain(d.svc.Discard))
-	httpapi.Register(s, op("publish", http.MethodPost, item+"/publish", "Publish",
+	httpapi.Register(s, guarded("discard", http.MethodDelete, item+"/draft", "Drop the draft", ""), on(auth.Write), plain(d.svc.Discard))
+	httpapi.Register(s, guarded("publish", http.MethodPost, item+"/publish", "Publish",
 		"Publishes the draft, or the content given, now or at a time. What is published already is no new release."), on(auth.Write), d.publish, d.maxBody())
-	httpapi.Register(s, op("unschedule", http.MethodDelete, item+"/schedule", "Cancel the scheduled publication", "Its content becomes the draft again, unless there is another."),
+	httpapi.Register(s, guarded("unschedule", http.MethodDelete, item+"/schedule", "Cancel the scheduled publication", "Its content becomes the draft again, unless there is another."),
 		on(auth.Write), plain(d.svc.Unschedule))
 }
 
-func plain(f func(context.Context, api.ItemRequest) (*api.Item, error)) func(context.Context, *plainInput) (*output[api.Item], error) {
-	return func(ctx context.Context, in *plainInput) (*output[api.Item], error) {
-		rev, err := in.revision()
+func plain(f func(context.Context, api.ItemRequest) (*api.Item, error)) func(context.Context, *plainInput) (*itemOutput, error) {
+	return func(ctx context.Context, in *plainInput) (*itemOutput, error) {
+		rev, err := in.revision(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return answer(f(ctx, api.ItemRequest{Address: in.address(), IfRevision: rev, Comment: in.Comment}))
+		item, err := f(ctx, api.ItemRequest{Address: in.address(), IfRevision: rev, Comment: in.Comment})
+		return answerItem(ctx, item, err)
 	}
 }
 
@@ -233,7 +248,13 @@ func (d *door) list(ctx context.Context, in *itemsInput) (*output[itemsBody], er
 	return out, nil
 }
 
-func (d *door) get(ctx context.Context, in *itemInput) (*output[itemBody], error) {
+// contentOutput is an item with a content; Status is 304 for what the client has.
+type contentOutput struct {
+	Status int
+	Body   itemBody
+}
+
+func (d *door) get(ctx context.Context, in *itemInput) (*contentOutput, error) {
 	if err := d.hidden(ctx, in.address()); err != nil {
 		return nil, err
 	}
@@ -241,11 +262,18 @@ func (d *door) get(ctx context.Context, in *itemInput) (*output[itemBody], error
 	if err != nil {
 		return nil, err
 	}
-	return &output[itemBody]{Body: itemBody{Item: x.Item, Which: x.Which, Type: x.Type, Content: string(x.Bytes)}}, nil
+	known, err := httpapi.NotModified(ctx, strconv.FormatUint(x.Revision, 10))
+	switch {
+	case err != nil:
+		return nil, err
+	case known:
+		return &contentOutput{Status: http.StatusNotModified}, nil
+	}
+	return &contentOutput{Status: http.StatusOK, Body: itemBody{Item: x.Item, Which: x.Which, Type: x.Type, Content: string(x.Bytes)}}, nil
 }
 
-func (d *door) draft(ctx context.Context, in *writeInput) (*output[api.Item], error) {
-	rev, err := in.revision()
+func (d *door) draft(ctx context.Context, in *writeInput) (*itemOutput, error) {
+	rev, err := in.revision(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -253,11 +281,12 @@ func (d *door) draft(ctx context.Context, in *writeInput) (*output[api.Item], er
 	if err := d.references(ctx, in.address(), b); err != nil {
 		return nil, err
 	}
-	return answer(d.svc.Draft(ctx, api.WriteRequest{Address: in.address(), Type: in.Body.Type, Bytes: b, Comment: in.Body.Comment, IfRevision: rev}))
+	item, err := d.svc.Draft(ctx, api.WriteRequest{Address: in.address(), Type: in.Body.Type, Bytes: b, Comment: in.Body.Comment, IfRevision: rev})
+	return answerItem(ctx, item, err)
 }
 
-func (d *door) publish(ctx context.Context, in *publishInput) (*output[api.Item], error) {
-	rev, err := in.revision()
+func (d *door) publish(ctx context.Context, in *publishInput) (*itemOutput, error) {
+	rev, err := in.revision(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -271,15 +300,17 @@ func (d *door) publish(ctx context.Context, in *publishInput) (*output[api.Item]
 	if err := d.references(ctx, in.address(), r.Bytes); err != nil {
 		return nil, err
 	}
-	return answer(d.svc.Publish(ctx, r))
+	item, err := d.svc.Publish(ctx, r)
+	return answerItem(ctx, item, err)
 }
 
-func (d *door) settings(ctx context.Context, in *settingsInput) (*output[api.Item], error) {
-	rev, err := in.revision()
+func (d *door) settings(ctx context.Context, in *settingsInput) (*itemOutput, error) {
+	rev, err := in.revision(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return answer(d.svc.Settings(ctx, api.SettingsRequest{
+	item, err := d.svc.Settings(ctx, api.SettingsRequest{
 		Address: in.address(), Description: in.Body.Description, ReadOnly: in.Body.ReadOnly, Schema: in.Body.Schema, IfRevision: rev,
-	}))
+	})
+	return answerItem(ctx, item, err)
 }

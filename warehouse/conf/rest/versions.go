@@ -72,11 +72,11 @@ type grayEndInput struct {
 func (d *door) versions(s *httpapi.Server) {
 	httpapi.Register(s, op("history", http.MethodGet, item+"/history", "List the releases of an item", "Newest first: who, when, through which door, and why."), on(auth.Read), d.history)
 	httpapi.Register(s, op("diff", http.MethodGet, item+"/diff", "Compare two contents of an item", ""), on(auth.Read), d.diff)
-	httpapi.Register(s, op("rollback", http.MethodPost, item+"/rollback", "Publish an older release once more", "It becomes a new release. A deleted item comes back."), on(auth.Write), d.rollback)
+	httpapi.Register(s, guarded("rollback", http.MethodPost, item+"/rollback", "Publish an older release once more", "It becomes a new release. A deleted item comes back."), on(auth.Write), d.rollback)
 	gray := item + "/gray/{name}"
-	httpapi.Register(s, op("gray", http.MethodPut, gray, "Make or change a gray release", "At most 10 for an item. Clients that its rule picks get its content."), on(auth.Write), d.gray, d.maxBody())
-	httpapi.Register(s, op("gray-drop", http.MethodDelete, gray, "Drop a gray release", ""), on(auth.Write), d.grayEnd(d.svc.GrayDrop))
-	httpapi.Register(s, op("gray-promote", http.MethodPost, gray+"/promote", "Give a gray release to everybody", "Its content is published, and it is gone."), on(auth.Write), d.grayEnd(d.svc.GrayPromote))
+	httpapi.Register(s, guarded("gray", http.MethodPut, gray, "Make or change a gray release", "At most 10 for an item. Clients that its rule picks get its content."), on(auth.Write), d.gray, d.maxBody())
+	httpapi.Register(s, guarded("gray-drop", http.MethodDelete, gray, "Drop a gray release", ""), on(auth.Write), d.grayEnd(d.svc.GrayDrop))
+	httpapi.Register(s, guarded("gray-promote", http.MethodPost, gray+"/promote", "Give a gray release to everybody", "Its content is published, and it is gone."), on(auth.Write), d.grayEnd(d.svc.GrayPromote))
 }
 
 func (d *door) history(ctx context.Context, in *historyInput) (*output[historyBody], error) {
@@ -108,16 +108,17 @@ func (d *door) diff(ctx context.Context, in *diffInput) (*output[api.Diff], erro
 	return answer(d.svc.Diff(ctx, api.DiffRequest{Address: in.address(), From: in.From, To: in.To, Stale: in.Stale}))
 }
 
-func (d *door) rollback(ctx context.Context, in *rollbackInput) (*output[api.Item], error) {
-	rev, err := in.revision()
+func (d *door) rollback(ctx context.Context, in *rollbackInput) (*itemOutput, error) {
+	rev, err := in.revision(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return answer(d.svc.Rollback(ctx, api.RollbackRequest{Address: in.address(), Number: in.Body.Number, Comment: in.Body.Comment, IfRevision: rev}))
+	item, err := d.svc.Rollback(ctx, api.RollbackRequest{Address: in.address(), Number: in.Body.Number, Comment: in.Body.Comment, IfRevision: rev})
+	return answerItem(ctx, item, err)
 }
 
-func (d *door) gray(ctx context.Context, in *grayInput) (*output[api.Item], error) {
-	rev, err := in.revision()
+func (d *door) gray(ctx context.Context, in *grayInput) (*itemOutput, error) {
+	rev, err := in.revision(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -129,15 +130,17 @@ func (d *door) gray(ctx context.Context, in *grayInput) (*output[api.Item], erro
 			return nil, err
 		}
 	}
-	return answer(d.svc.Gray(ctx, r))
+	item, err := d.svc.Gray(ctx, r)
+	return answerItem(ctx, item, err)
 }
 
-func (d *door) grayEnd(f func(context.Context, api.GrayRequest) (*api.Item, error)) func(context.Context, *grayEndInput) (*output[api.Item], error) {
-	return func(ctx context.Context, in *grayEndInput) (*output[api.Item], error) {
-		rev, err := in.revision()
+func (d *door) grayEnd(f func(context.Context, api.GrayRequest) (*api.Item, error)) func(context.Context, *grayEndInput) (*itemOutput, error) {
+	return func(ctx context.Context, in *grayEndInput) (*itemOutput, error) {
+		rev, err := in.revision(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return answer(f(ctx, api.GrayRequest{Address: in.address(), Name: in.Name, Comment: in.Comment, IfRevision: rev}))
+		item, err := f(ctx, api.GrayRequest{Address: in.address(), Name: in.Name, Comment: in.Comment, IfRevision: rev})
+		return answerItem(ctx, item, err)
 	}
 }

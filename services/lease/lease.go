@@ -174,6 +174,10 @@ func (s *Service) lead(ctx context.Context, term uint64) {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.expire(ctx, stepped) })
 	defer wg.Wait()
+	var (
+		idle   bool   // there are no leases
+		looked uint64 // Written then
+	)
 	step, _, _ := s.look(ctx)
 	since := s.clock.Now() // before the ticker, so that its first tick is measured whole
 	tick := s.clock.NewTicker(s.cfg.Tick)
@@ -185,11 +189,17 @@ func (s *Service) lead(ctx context.Context, term uint64) {
 		case <-tick.C():
 		}
 		now := s.clock.Now()
+		at, _ := s.replica.Written(leasetable.TableLeases, leasetable.TableClock)
+		if idle && at == looked {
+			since = now // there were no leases, and none came
+			continue
+		}
 		seen, leases, err := s.look(ctx)
 		if err != nil {
 			continue
 		}
-		if !leases || seen != step {
+		idle, looked = !leases, at
+		if idle || seen != step {
 			step, since = seen, now
 			continue
 		}

@@ -81,10 +81,11 @@ func (n *node) View(_ context.Context, c replica.Consistency) (*state.View, repl
 	}
 	return n.m.View(), replica.Lag{}, nil
 }
-func (n *node) Current(index string) any { return n.m.Current(index) }
-func (n *node) Leader() (string, uint64) { return n.id, 1 }
-func (n *node) IsLeader() bool           { return true }
-func (n *node) NodeID() string           { return n.id }
+func (n *node) Current(index string) any                         { return n.m.Current(index) }
+func (n *node) Written(t ...state.TableID) (at, revision uint64) { return n.m.Written(t...) }
+func (n *node) Leader() (string, uint64)                         { return n.id, 1 }
+func (n *node) IsLeader() bool                                   { return true }
+func (n *node) NodeID() string                                   { return n.id }
 func (n *node) OnLeader(_ string, fn func(ctx context.Context, term uint64)) {
 	n.lead = fn
 }

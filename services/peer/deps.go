@@ -127,6 +127,7 @@ func (a adapted[S]) Servers() []Server {
 // Store is what a Service reads of this node's state machine.
 type Store interface {
 	View() *state.View
+	Written(tables ...state.TableID) (at, revision uint64)
 	Applied() (index, term uint64)
 	WaitApplied(ctx context.Context, index uint64) error
 	Hash(ctx context.Context, content bool) (state.Hash, error)

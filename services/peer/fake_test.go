@@ -298,6 +298,12 @@ func (n *fakeNode) Propose(_ context.Context, cmd command.Command) (replica.Resu
 	return replica.Result{Index: index, Revision: res[0].Revision, Changed: res[0].Changed, Data: res[0].Data}, res[0].Err
 }
 
+func (n *fakeNode) Current(index string) any { return n.m.Current(index) }
+
+func (n *fakeNode) Written(tables ...state.TableID) (at, revision uint64) {
+	return n.m.Written(tables...)
+}
+
 func (n *fakeNode) View(context.Context, replica.Consistency) (*state.View, replica.Lag, error) {
 	return n.m.View(), replica.Lag{}, nil
 }

@@ -175,7 +175,7 @@ func (s *Service) tick() {
 	t := s.clock.NewTicker(s.cfg.PingInterval)
 	defer t.Stop()
 	for {
-		s.refresh()
+		s.look()
 		for _, id := range s.others() {
 			start := false
 			s.health.with(id, func(n *seen) { start, n.pinging = !n.pinging, true })

@@ -73,7 +73,7 @@ func (d *driver) propose(ctx context.Context, cmd command.Command) error {
 // round does what can be done now, for one member after the other; an error with
 // one member does not hold up the rest.
 func (d *driver) round(ctx context.Context) error {
-	snap := d.refresh()
+	snap := d.look()
 	if snap.ClusterID == "" {
 		if err := d.initCluster(ctx); err != nil {
 			return err
@@ -219,7 +219,7 @@ func (d *driver) keepsUp(ctx context.Context, id string) bool {
 
 // raiseVersion proposes the newest cluster version that every member supports.
 func (d *driver) raiseVersion(ctx context.Context) error {
-	snap := d.refresh()
+	snap := d.look()
 	lowest := d.deps.Version
 	for _, m := range snap.Members {
 		lowest = min(lowest, m.Version) // 0: not seen yet, so not known

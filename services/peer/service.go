@@ -56,6 +56,7 @@ type Service struct {
 	waiting   atomic.Pointer[string] // what the formation waits for
 	removed   atomic.Pointer[string] // why this node is out of the cluster
 	reading   sync.Mutex             // one refresh at a time, so that an older view never replaces a newer one
+	readAt    uint64                 // Store.Written of the last refresh; guarded by reading
 	snapshot  atomic.Pointer[table.Snapshot]
 
 	ctx    context.Context
@@ -283,6 +284,25 @@ func peerIDs(peers []Peer) string {
 // members is the newest member table that this node has looked at.
 func (s *Service) members() *table.Snapshot { return s.snapshot.Load() }
 
+// look is refresh for who looks often: it reads the member table only if that was
+// written since.
+func (s *Service) look() *table.Snapshot {
+	if s.at.Store == nil {
+		return s.members()
+	}
+	s.reading.Lock()
+	at, revision := s.at.Store.Written(table.Cluster, table.Members, table.Removed)
+	if at != s.readAt {
+		s.reading.Unlock()
+		return s.refresh()
+	}
+	defer s.reading.Unlock()
+	same := *s.members()
+	same.Revision = revision
+	s.snapshot.Store(&same)
+	return &same
+}
+
 // refresh reads the member table and acts on what changed: it keeps the cluster
 // id, cuts connections of removed nodes, and notices its own removal.
 func (s *Service) refresh() *table.Snapshot {
@@ -291,6 +311,7 @@ func (s *Service) refresh() *table.Snapshot {
 	}
 	s.reading.Lock()
 	defer s.reading.Unlock()
+	at, _ := s.at.Store.Written(table.Cluster, table.Members, table.Removed)
 	v := s.at.Store.View()
 	snap, err := table.Read(v)
 	v.Release()
@@ -298,6 +319,7 @@ func (s *Service) refresh() *table.Snapshot {
 		s.log.Error("the member table cannot be read", "error", err)
 		return s.members()
 	}
+	s.readAt = at
 	old := s.snapshot.Swap(snap)
 	if old.Revision == snap.Revision && old.ClusterID == snap.ClusterID {
 		return snap

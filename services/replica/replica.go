@@ -75,6 +75,9 @@ type Viewer interface {
 	// Current gives the frozen copy of an index of state.Registry.Current as this node
 	// has it: what a Stale view would give, and cheaper.
 	Current(index string) any
+	// Written tells whether a Stale view of some tables would show anything new; see
+	// state.Machine.Written.
+	Written(tables ...state.TableID) (at, revision uint64)
 }
 
 // Leadership tells who leads and runs work on the leader only.

@@ -15,6 +15,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -104,8 +105,10 @@ type Machine struct {
 	indexes  []Index
 	frozenIx []any
 	ring     chainRing
-	seq      uint64 // counts changes of the apply state, for Flush
-	changed  bool   // rows since the last rotation, so a timed flush is due
+	seq      uint64   // counts changes of the apply state, for Flush
+	changed  bool     // rows since the last rotation, so a timed flush is due
+	batches  uint64   // begun; those count too that could not be written
+	written  []uint64 // by slot: the batch that last wrote the table
 
 	pub      sync.Mutex // guards the parts of the newest generation
 	layer    layer
@@ -241,6 +244,8 @@ func (m *Machine) adopt(h *handle, mt meta) (err error) {
 	m.activeBytes.Store(0)
 	m.flushBytes.Store(0)
 	m.seq++
+	m.batches++
+	m.written = slices.Repeat([]uint64{m.batches}, tables)
 
 	m.pub.Lock()
 	old := m.base
@@ -328,6 +333,19 @@ func (m *Machine) Current(name string) any { return (*m.current.Load())[m.reg.in
 func (m *Machine) showCurrent() {
 	frozen := m.frozenIx
 	m.current.Store(&frozen)
+}
+
+// Written gives a number that is another one whenever rows of the tables or the cluster
+// version may have changed since it was asked, and the store revision at which it is so.
+// It tells who looks often whether a View is worth it.
+func (m *Machine) Written(tables ...TableID) (at, revision uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at = m.written[m.reg.slot(tableSystem)]
+	for _, t := range tables {
+		at = max(at, m.written[m.reg.slot(t)])
+	}
+	return at, m.meta.revision
 }
 
 // acquire takes a reference on the newest generation.

@@ -72,10 +72,38 @@ func TestCurrentIndex(t *testing.T) {
 			_, err := f.ApplyEntry(at+1, term, command.AppendBatch(nil, []command.Command{put("d", "")}))
 			require.NoError(t, err)
 			require.Equal(t, want, f.Current("count"))
+			failed, _ := f.Written(tblKV)
 			full = false
 			f.apply(put("e", ""))
 			require.Equal(t, map[byte]int{'a': 1, 'b': 1, 'e': 1}, f.Current("count"))
+			later, _ := f.Written(tblKV)
+			require.NotEqual(t, failed, later)
 		}
+	})
+}
+
+// Written moves with the rows of a table, with a restore and with the cluster version, and
+// tells the revision at which it stands.
+func TestWritten(t *testing.T) {
+	modes(t, func(t *testing.T, mode Mode) {
+		f := open(t, Options{Mode: mode, Config: lazy()})
+		moved := func(do func()) bool {
+			before, _ := f.Written(tblKV)
+			do()
+			after, rev := f.Written(tblKV)
+			v := f.View()
+			defer v.Release()
+			require.Equal(t, v.Revision(), rev)
+			return after != before
+		}
+		require.True(t, moved(func() { f.apply(put("a", "1")) }))
+		require.False(t, moved(f.flush))
+		other, _ := f.Written()
+		require.True(t, moved(func() { f.apply(put("a", "1"), put("b", "2")) }))
+		same, _ := f.Written()
+		require.Equal(t, other, same)
+		require.True(t, moved(func() { require.NoError(t, f.Restore(newReader(f.snapshot()))) }))
+		require.False(t, moved(func() { f.apply(SetClusterVersion(1)) }))
 	})
 }
 

@@ -222,6 +222,11 @@ func (r *Replica) Propose(ctx context.Context, cmd command.Command) (replica.Res
 // Current is replica.Viewer.
 func (r *Replica) Current(index string) any { return r.machine.Current(index) }
 
+// Written is replica.Viewer.
+func (r *Replica) Written(tables ...state.TableID) (at, revision uint64) {
+	return r.machine.Written(tables...)
+}
+
 // View is replica.Viewer: a batch is visible before it is acknowledged, so the
 // newest view is linearizable.
 func (r *Replica) View(ctx context.Context, _ replica.Consistency) (*state.View, replica.Lag, error) {

@@ -20,6 +20,11 @@ import (
 // Current is replica.Viewer.
 func (n *Node) Current(index string) any { return n.machine.Current(index) }
 
+// Written is replica.Viewer.
+func (n *Node) Written(tables ...state.TableID) (at, revision uint64) {
+	return n.machine.Written(tables...)
+}
+
 // View is replica.Viewer.
 //
 // A linearizable read on the leader waits until a majority has confirmed, in

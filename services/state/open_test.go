@@ -69,12 +69,12 @@ func TestOpenForeignAndNewerFiles(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, db.Update(func(tx *bolt.Tx) error {
 		v := append([]byte(nil), tx.Bucket(metaBucket).Get(metaKey)...)
-		v[9] = 2
+		v[9] = fileVersion + 1
 		return tx.Bucket(metaBucket).Put(metaKey, v)
 	}))
 	require.NoError(t, db.Close())
 	_, err = Open(Options{Path: path, Registry: testRegistry()})
-	require.ErrorContains(t, err, "format version 2; this program reads version 1")
+	require.ErrorContains(t, err, "format version 3; this program reads version 2")
 }
 
 func TestOpenInUse(t *testing.T) {

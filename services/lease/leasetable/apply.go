@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -53,9 +54,9 @@ type Owners struct {
 func Register(reg *state.Registry) *Owners {
 	o := &Owners{hooks: make(map[Owner]Hook)}
 	reg.Table(TableLeases, "lease_leases")
-	reg.Table(TableDeadlines, "lease_deadlines")
 	reg.Table(TableAttached, "lease_attached")
 	reg.Table(TableClock, "lease_clock")
+	reg.AddIndex(IndexDeadlines, []state.TableID{TableLeases}, newDeadlines)
 	reg.Handle(KindStep, "lease_step", 1, applyStep)
 	reg.Handle(KindExpire, "lease_expire", 1, o.applyExpire)
 	reg.Handle(KindGrant, "lease_grant", 1, applyGrant)
@@ -84,9 +85,11 @@ func (o *Owners) Revoke(tx *state.Tx, id uint64, cmd *command.Command) error {
 }
 
 func (o *Owners) end(tx *state.Tx, l Lease, expired bool, cmd *command.Command) error {
-	e := ending{id: l.ID, keys: attached(tx, l.ID)}
-	e.remove(tx, l.indexed)
-	return o.tell(tx, []ending{e}, expired, cmd)
+	e := ending{leases: []Lease{l}}
+	e.takeKeys(tx, math.MaxInt)
+	e.remove(tx)
+	index(tx).remove(deadline{l.Deadline, l.ID})
+	return o.tell(tx, &e, expired, cmd)
 }
 
 // Step payload: the step before, and the milliseconds measured since.

@@ -2,6 +2,12 @@
 // appliers, and the functions with which other services' appliers grant, renew,
 // attach, detach and revoke inside their own commands.
 //
+// # Layout
+//
+// A lease is one row, and one key that hangs on it stands in that row; further keys have
+// a row each, as have long ones. When which lease ends is an index in memory. So a lease
+// with one key, which most are, costs one row when it begins and one when it ends.
+//
 // # The lease clock
 //
 // Deadlines are in milliseconds of the lease clock, a row of the state. Only the

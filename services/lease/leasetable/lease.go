@@ -1,6 +1,8 @@
 package leasetable
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 
@@ -8,12 +10,11 @@ import (
 	"nekoq/services/state"
 )
 
-// Tables.
+// Tables. 25 was one.
 const (
-	TableLeases    state.TableID = 24 // lease id -> row
-	TableDeadlines state.TableID = 25 // deadline, lease id -> nothing
-	TableAttached  state.TableID = 26 // lease id, owner, key -> nothing
-	TableClock     state.TableID = 27 // one row: step number and lease clock
+	TableLeases   state.TableID = 24 // lease id -> row
+	TableAttached state.TableID = 26 // lease id, owner, key -> nothing: keys that do not stand in the lease's row
+	TableClock    state.TableID = 27 // one row: step number and lease clock
 )
 
 // The lease clock's constants, in milliseconds. They decide outcomes, so they are
@@ -59,10 +60,21 @@ type Lease struct {
 	// Meta is opaque to leases. It belongs to the state when read from it.
 	Meta []byte
 
-	// indexed is the deadline under which the row stands in TableDeadlines, at or
-	// before Deadline: a renewal writes only the lease's row, and the index row
-	// follows when it comes up.
-	indexed uint64
+	// held is a key that hangs on it, its Key nil for none. Most leases have one, and
+	// then it costs no row of its own.
+	held hung
+	// more: there may be others, in TableAttached.
+	more bool
+}
+
+// hung is a key that hangs on a lease.
+type hung struct {
+	Owner Owner
+	Key   []byte
+}
+
+func (h hung) compare(o Owner, key []byte) int {
+	return cmp.Or(cmp.Compare(h.Owner, o), bytes.Compare(h.Key, key))
 }
 
 // Remaining is the time left at lease-clock now, in milliseconds: at most TTL.
@@ -121,9 +133,8 @@ func (g Grant) Apply(tx *state.Tx) Lease {
 		ID: id, TTL: g.TTL, Deadline: now + Slack + g.TTL, Owner: g.Owner, Auto: g.Auto,
 		Granted: tx.Next(), Meta: g.Meta,
 	}
-	l.indexed = l.Deadline
 	putLease(tx, l)
-	tx.Put(TableDeadlines, deadlineKey(l.indexed, id), none)
+	index(tx).add(deadline{l.Deadline, id})
 	return l
 }
 
@@ -183,8 +194,7 @@ func Renew(tx *state.Tx, id uint64) (Lease, bool) {
 		return l, true
 	}
 	_, now := Clock(tx)
-	l.Deadline = now + Slack + l.TTL + Headroom(l.TTL)
-	putLease(tx, l)
+	l.move(tx, now+Slack+l.TTL+Headroom(l.TTL))
 	return l, true
 }
 
@@ -209,43 +219,86 @@ func Covered(r state.Reader, id uint64) (l Lease, spare uint64, covered bool) {
 // and found the lease.
 func Retime(tx *state.Tx, l Lease, ttl uint64) Lease {
 	_, now := Clock(tx)
-	l.TTL, l.Deadline = ttl, now+Slack+ttl
-	if l.Deadline < l.indexed {
-		reindex(tx, &l)
-	}
-	putLease(tx, l)
+	l.TTL = ttl
+	l.move(tx, now+Slack+ttl)
 	return l
 }
 
+// maxHeld is the longest key, in bytes, that stands in its lease's row, which every
+// renewal writes.
+const maxHeld = 256
+
 // Attach ties a key to a lease that the caller has found. The key is not kept.
 func Attach(tx *state.Tx, id uint64, o Owner, key []byte) {
+	l, ok := get(tx, id)
+	switch {
+	case ok && l.held.Key == nil && !l.more && len(key) > 0 && len(key) <= maxHeld:
+		l.held = hung{o, key}
+		putLease(tx, l)
+		return
+	case ok && l.held.Key != nil && l.held.compare(o, key) == 0:
+		return
+	case ok && !l.more:
+		l.more = true
+		putLease(tx, l)
+	}
 	tx.Put(TableAttached, attachKey(id, o, key), none)
 }
 
 // Detach unties a key. An Auto lease ends with its last key.
 func Detach(tx *state.Tx, id uint64, o Owner, key []byte) {
-	tx.Delete(TableAttached, attachKey(id, o, key))
 	l, ok := get(tx, id)
-	if !ok || !l.Auto {
-		return
+	held := ok && l.held.Key != nil && l.held.compare(o, key) == 0
+	switch {
+	case held:
+		l.held = hung{}
+	case !ok || l.more:
+		tx.Delete(TableAttached, attachKey(id, o, key))
 	}
-	empty := true
-	start := idKey(id)
-	tx.Scan(TableAttached, start, idKey(id+1), func(_, _ []byte) bool {
-		empty = false
+	switch {
+	case ok && l.Auto && l.held.Key == nil && !(l.more && anyAttached(tx, id)):
+		remove(tx, &l)
+	case held:
+		putLease(tx, l)
+	}
+}
+
+func anyAttached(r state.Reader, id uint64) (found bool) {
+	r.Scan(TableAttached, idKey(id), idKey(id+1), func(_, _ []byte) bool {
+		found = true
 		return false
 	})
-	if empty {
-		remove(tx, l)
-	}
+	return found
 }
 
 // Keys calls fn with each key attached to a lease, by owner and key, until it
 // returns false. The key belongs to the state.
 func Keys(r state.Reader, id uint64, fn func(o Owner, key []byte) bool) {
-	r.Scan(TableAttached, idKey(id), idKey(id+1), func(k, _ []byte) bool {
-		return fn(Owner(k[8]), k[9:])
-	})
+	if l, ok := get(r, id); ok {
+		l.keys(r, func(_ []byte, h hung) bool { return fn(h.Owner, h.Key) })
+	}
+}
+
+// keys calls fn with each key of the lease, in order, until it returns false. row is
+// that of TableAttached, nil for the key that stands in the lease's.
+func (l *Lease) keys(r state.Reader, fn func(row []byte, h hung) bool) {
+	waits, on := l.held.Key != nil, true
+	if l.more {
+		r.Scan(TableAttached, idKey(l.ID), idKey(l.ID+1), func(k, _ []byte) bool {
+			h := hung{Owner(k[8]), k[9:]}
+			if waits && l.held.compare(h.Owner, h.Key) < 0 {
+				waits = false
+				if on = fn(nil, l.held); !on {
+					return false
+				}
+			}
+			on = fn(k, h)
+			return on
+		})
+	}
+	if waits && on {
+		fn(nil, l.held)
+	}
 }
 
 // List calls fn with the leases from id on that are present, in id order, until it
@@ -260,60 +313,27 @@ func List(r state.Reader, from uint64, fn func(l Lease) bool) {
 	})
 }
 
-// Any tells whether a lease exists, so whether the clock must go on.
-func Any(r state.Reader) bool {
-	found := false
-	r.Scan(TableDeadlines, readClock(r).first(), nil, func(_, _ []byte) bool {
-		found = true
-		return false
-	})
-	return found
-}
-
-// Due tells whether an index row has come up.
-func Due(r state.Reader) bool {
-	c := readClock(r)
-	due := false
-	r.Scan(TableDeadlines, c.first(), deadlineKey(c.now+1, 0), func(_, _ []byte) bool {
-		due = true
-		return false
-	})
-	return due
-}
-
 // Clock gives the number of the last step and the lease clock in milliseconds.
 func Clock(r state.Reader) (step, now uint64) {
 	c := readClock(r)
 	return c.step, c.now
 }
 
-// clockRow is the one row of TableClock. Every index row at or before done has been
-// taken care of: new ones lie beyond now, so looks begin after it and need not step
-// over what the latest expiries deleted.
-type clockRow struct {
-	step, now        uint64
-	doneAt, doneLast uint64 // deadline and id
-}
+// clockRow is the one row of TableClock.
+type clockRow struct{ step, now uint64 }
 
 func readClock(r state.Reader) clockRow {
 	v, ok := r.Get(TableClock, clockKey)
-	if !ok || len(v) < 32 {
+	if !ok || len(v) < 16 {
 		return clockRow{}
 	}
-	at := func(i int) uint64 { return binary.BigEndian.Uint64(v[8*i:]) }
-	return clockRow{at(0), at(1), at(2), at(3)}
+	return clockRow{binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:])}
 }
 
 func (c clockRow) write(tx *state.Tx) {
-	row := make([]byte, 0, 32)
-	for _, v := range [...]uint64{c.step, c.now, c.doneAt, c.doneLast} {
-		row = binary.BigEndian.AppendUint64(row, v)
-	}
-	tx.Put(TableClock, clockKey, row)
+	row := binary.BigEndian.AppendUint64(make([]byte, 0, 16), c.step)
+	tx.Put(TableClock, clockKey, binary.BigEndian.AppendUint64(row, c.now))
 }
-
-// first is where a look at the index begins.
-func (c clockRow) first() []byte { return deadlineKey(c.doneAt, c.doneLast) }
 
 var clockKey = []byte("clock")
 
@@ -331,45 +351,57 @@ func get(r state.Reader, id uint64) (Lease, bool) {
 
 func putLease(tx *state.Tx, l Lease) { tx.Put(TableLeases, idKey(l.ID), l.encode()) }
 
-func reindex(tx *state.Tx, l *Lease) {
-	tx.DeleteFound(TableDeadlines, deadlineKey(l.indexed, l.ID))
-	l.indexed = l.Deadline
-	tx.Put(TableDeadlines, deadlineKey(l.indexed, l.ID), none)
+// move gives a lease as it stands in the state another deadline.
+func (l *Lease) move(tx *state.Tx, to uint64) {
+	x := index(tx)
+	x.remove(deadline{l.Deadline, l.ID})
+	l.Deadline = to
+	x.add(deadline{l.Deadline, l.ID})
+	putLease(tx, *l)
 }
 
-func remove(tx *state.Tx, l Lease) {
+func remove(tx *state.Tx, l *Lease) {
 	tx.DeleteFound(TableLeases, idKey(l.ID))
-	tx.DeleteFound(TableDeadlines, deadlineKey(l.indexed, l.ID)) // each lease has one
+	index(tx).remove(deadline{l.Deadline, l.ID})
 }
 
 func idKey(id uint64) []byte { return binary.BigEndian.AppendUint64(make([]byte, 0, 8), id) }
-
-func deadlineKey(deadline, id uint64) []byte {
-	b := binary.BigEndian.AppendUint64(make([]byte, 0, 16), deadline)
-	return binary.BigEndian.AppendUint64(b, id)
-}
 
 func attachKey(id uint64, o Owner, key []byte) []byte {
 	b := binary.BigEndian.AppendUint64(make([]byte, 0, 9+len(key)), id)
 	return append(append(b, byte(o)), key...)
 }
 
-const rowFormat = 1
+const rowFormat = 2
 
-const flagAuto = 1
+const (
+	flagAuto = 1 << iota
+	flagHeld
+	flagMore
+)
 
-// encode lays out a row: format, flags, owner, then varints, then the metadata.
+// encode lays out a row: format, flags, owner, then varints, then, with flagHeld, the
+// key's owner, length and bytes, then the metadata.
 func (l Lease) encode() []byte {
-	b := make([]byte, 0, 3+4*binary.MaxVarintLen64+len(l.Meta))
+	b := make([]byte, 0, 3+3*binary.MaxVarintLen64+1+binary.MaxVarintLen16+len(l.held.Key)+len(l.Meta))
 	flags := byte(0)
 	if l.Auto {
 		flags |= flagAuto
 	}
+	if l.held.Key != nil {
+		flags |= flagHeld
+	}
+	if l.more {
+		flags |= flagMore
+	}
 	b = append(b, rowFormat, flags, byte(l.Owner))
 	b = binary.AppendUvarint(b, l.TTL)
 	b = binary.AppendUvarint(b, l.Deadline)
-	b = binary.AppendUvarint(b, l.Deadline-l.indexed)
 	b = binary.AppendUvarint(b, l.Granted)
+	if l.held.Key != nil {
+		b = binary.AppendUvarint(append(b, byte(l.held.Owner)), uint64(len(l.held.Key)))
+		b = append(b, l.held.Key...)
+	}
 	return append(b, l.Meta...)
 }
 
@@ -379,17 +411,28 @@ func decode(id uint64, b []byte) (Lease, error) {
 	if len(b) < 3 || b[0] != rowFormat {
 		return Lease{}, errRow
 	}
-	l := Lease{ID: id, Auto: b[1]&flagAuto != 0, Owner: Owner(b[2])}
+	flags := b[1]
+	l := Lease{ID: id, Auto: flags&flagAuto != 0, Owner: Owner(b[2]), more: flags&flagMore != 0}
 	b = b[3:]
-	var behind uint64
-	for _, f := range []*uint64{&l.TTL, &l.Deadline, &behind, &l.Granted} {
+	for _, f := range [...]*uint64{&l.TTL, &l.Deadline, &l.Granted} {
 		v, n := binary.Uvarint(b)
 		if n <= 0 {
 			return Lease{}, errRow
 		}
 		*f, b = v, b[n:]
 	}
-	l.indexed = l.Deadline - behind
+	if flags&flagHeld != 0 {
+		if len(b) < 2 {
+			return Lease{}, errRow
+		}
+		size, n := binary.Uvarint(b[1:])
+		if n <= 0 || size > uint64(len(b)-1-n) {
+			return Lease{}, errRow
+		}
+		at := 1 + n
+		l.held = hung{Owner(b[0]), b[at : at+int(size) : at+int(size)]}
+		b = b[at+int(size):]
+	}
 	if len(b) > 0 {
 		l.Meta = b
 	}

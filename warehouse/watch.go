@@ -418,18 +418,19 @@ func (w *Watcher) stretch(v state.Reader, m table.Meta, b *api.WatchBatch) (last
 	last = m.Revision
 	room, rows := w.s.cfg.WatchBatchBytes, maxStretchRows
 	prevRev := uint64(0)
-	serr := table.Changes(v, w.next, m.Revision, func(l table.Log) bool {
+	want := func(l *table.Log) bool { return !w.filtered(l.Kind) && w.wants(l.Key) }
+	serr := table.ReadChanges(v, w.next, m.Revision, want, func(l *table.Log, rec *table.Record) bool {
 		if l.Revision != prevRev && (room <= 0 || rows <= 0) {
 			last = l.Revision - 1
 			return false
 		}
 		prevRev = l.Revision
 		rows--
-		if w.filtered(l.Kind) || !w.wants(l.Key) {
+		if rec == nil {
 			return true
 		}
 		var e api.Event
-		if e, err = w.past(v, l); err != nil {
+		if e, err = w.past(l, rec); err != nil {
 			return false
 		}
 		room -= int64(len(e.KV.Key) + len(e.KV.Value) + 64)
@@ -447,17 +448,11 @@ func (w *Watcher) wants(key []byte) bool {
 		(w.system || !bytes.HasPrefix(key, systemPrefix))
 }
 
-// past makes the event of a log row, with values of its own.
-func (w *Watcher) past(v state.Reader, l table.Log) (api.Event, error) {
+// past makes the event of a log row and the record that it wrote, with values of its
+// own.
+func (w *Watcher) past(l *table.Log, rec *table.Record) (api.Event, error) {
 	key := bytes.Clone(l.Key)
-	rec, ok, err := l.Written(v)
-	if err != nil {
-		return api.Event{}, err
-	}
-	if !ok {
-		return api.Event{}, table.ErrRecord
-	}
-	e := event(api.EventKind(l.Kind), l.Sub, key, &rec, l.Prev)
+	e := event(api.EventKind(l.Kind), l.Sub, key, rec, l.Prev)
 	e.KV.Value = bytes.Clone(rec.Value)
 	if !w.req.Prev {
 		return e, nil

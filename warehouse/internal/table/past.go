@@ -262,17 +262,16 @@ func readPlaces(r state.Reader, vs []*version) error {
 	if !slices.IsSortedFunc(vs, before) {
 		slices.SortFunc(vs, before)
 	}
-	key := logKey(vs[0].at.revision, vs[0].at.sub)
-	c := r.Cursor(TableLog, key, nil)
-	defer c.Close()
+	f := finder{r: r, t: TableLog}
+	defer f.close()
+	var key []byte
 	for _, want := range vs {
 		key = appendLogKey(key[:0], want.at.revision, want.at.sub)
-		c.Seek(key)
-		k, v, ok := c.Next()
-		if !ok || !bytes.Equal(k, key) {
+		row, ok := f.find(key)
+		if !ok {
 			return ErrRecord
 		}
-		l, err := decodeLog(k, v)
+		l, err := decodeLog(key, row)
 		if err != nil {
 			return err
 		}

@@ -63,6 +63,7 @@ func TestPast(t *testing.T) {
 				m.lookDiff(rt, r)
 			}
 			m.lookHistory(rt, r)
+			m.lookChanges(rt, r)
 		}
 		look(&early, view, FrozenCounts(view))
 		inside = func(tx *state.Tx) {
@@ -283,5 +284,37 @@ func (m *model) lookHistory(rt *rapid.T, r state.Reader) {
 	})
 	if err != nil || !slices.Equal(got, want) {
 		rt.Fatalf("history of %q before %d, compacted at %d: %q; model %q; %v", k, before, m.compact, got, want, err)
+	}
+}
+
+// lookChanges compares the changes of a stretch of time, with the records of some, up to
+// a number of them.
+func (m *model) lookChanges(rt *rapid.T, r state.Reader) {
+	at := rapid.Uint64Range(max(m.compact, 1), m.rev)
+	from, to := at.Draw(rt, "from"), at.Draw(rt, "to")
+	least, kinds := keyGen.Draw(rt, "least"), rapid.IntRange(0, 2).Draw(rt, "kinds")
+	most := rapid.SampledFrom([]int{1, 5, 1000}).Draw(rt, "most")
+	wants := func(key string, del bool) bool { return key >= least && (kinds != 1 || del) && (kinds != 2 || !del) }
+	var want, got []string
+	for _, c := range m.changes {
+		if c.rev < from || c.rev > to || len(want) == most {
+			continue
+		}
+		value := "unwanted"
+		if wants(c.key, c.del) {
+			value = fmt.Sprintf("%v %q v%d", c.del, c.value, c.ver)
+		}
+		want = append(want, fmt.Sprintf("%d/%d %q: %s", c.rev, c.sub, c.key, value))
+	}
+	err := ReadChanges(r, from, to, func(l *Log) bool { return wants(string(l.Key), l.Kind == Delete) }, func(l *Log, rec *Record) bool {
+		value := "unwanted"
+		if rec != nil {
+			value = fmt.Sprintf("%v %q v%d", rec.Deleted, rec.Value, rec.Version)
+		}
+		got = append(got, fmt.Sprintf("%d/%d %q: %s", l.Revision, l.Sub, l.Key, value))
+		return len(got) < most
+	})
+	if err != nil || !slices.Equal(got, want) {
+		rt.Fatalf("changes from %d to %d: %q; model %q; %v", from, to, got, want, err)
 	}
 }

@@ -1,0 +1,149 @@
+package table
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"slices"
+
+	"nekoq/services/state"
+)
+
+// finder looks rows of a table up whose keys come in order.
+type finder struct {
+	r          state.Reader
+	t          state.TableID
+	c          *state.Cursor
+	key, value []byte // the row at hand
+	end        bool   // there is none
+}
+
+func (f *finder) find(key []byte) (value []byte, ok bool) {
+	switch {
+	case f.c == nil:
+		f.c = f.r.Cursor(f.t, key, nil)
+		f.next()
+	case !f.end && bytes.Compare(f.key, key) < 0:
+		f.c.Seek(key)
+		f.next()
+	}
+	return f.value, !f.end && bytes.Equal(f.key, key)
+}
+
+func (f *finder) next() {
+	var ok bool
+	f.key, f.value, ok = f.c.Next()
+	f.end = !ok
+}
+
+func (f *finder) close() {
+	if f.c != nil {
+		f.c.Close()
+	}
+}
+
+// readChange is a change whose record has yet to be read.
+type readChange struct {
+	log     Log
+	wanted  bool
+	written version
+}
+
+// ReadChanges calls fn with the log rows from revision from to revision to, both
+// included, in order, until it returns false: with the records that those wrote which
+// want accepts, a tombstone for a delete, and nil for others. Both are valid during the
+// call only, their slices as all of r. It reads ahead, in the order in which records
+// stand.
+func ReadChanges(r state.Reader, from, to uint64, want func(l *Log) bool, fn func(l *Log, rec *Record) bool) error {
+	c := r.Cursor(TableLog, logKey(from, 0), binary.BigEndian.AppendUint64(nil, to+1))
+	defer c.Close()
+	var changes []readChange
+	var rec Record // one for all: fn keeps none
+	for most := firstBatch; ; most = min(2*most, mostChanges) {
+		changes = changes[:0]
+		for len(changes) < most {
+			k, v, ok := c.Next()
+			if !ok {
+				break
+			}
+			l, err := decodeLog(k, v)
+			if err != nil {
+				return err
+			}
+			changes = append(changes, readChange{log: l, wanted: want(&l)})
+		}
+		if err := readWritten(r, changes); err != nil {
+			return err
+		}
+		for i := range changes {
+			ch := &changes[i]
+			var show *Record
+			if ch.wanted {
+				var err error
+				if rec, err = DecodeRecord(ch.written.row); err != nil {
+					return err
+				}
+				show = &rec
+			}
+			if !fn(&ch.log, show) {
+				return nil
+			}
+		}
+		if len(changes) < most {
+			return nil
+		}
+	}
+}
+
+// mostChanges bounds how many changes ReadChanges reads ahead: about what fills a step
+// of a watch with small values.
+const mostChanges = 1024
+
+// readWritten reads the rows that changes wrote. Those that were superseded lie in
+// log, where hist says.
+func readWritten(r state.Reader, changes []readChange) error {
+	var puts []*readChange
+	for i := range changes {
+		ch := &changes[i]
+		switch {
+		case !ch.wanted:
+		case ch.log.Kind == Delete:
+			ch.written = version{mod: ch.log.Revision, row: ch.log.tombstone}
+		default:
+			puts = append(puts, ch)
+		}
+	}
+	if len(puts) == 0 {
+		return nil
+	}
+	before := func(a, b *readChange) int {
+		return cmp.Or(bytes.Compare(a.log.Key, b.log.Key), cmp.Compare(a.log.Revision, b.log.Revision))
+	}
+	if !slices.IsSortedFunc(puts, before) {
+		slices.SortFunc(puts, before)
+	}
+	kv, hist := finder{r: r, t: TableKV}, finder{r: r, t: TableHist}
+	defer kv.close()
+	defer hist.close()
+	var places []*version
+	var key []byte
+	for _, ch := range puts {
+		w := &ch.written
+		w.mod = ch.log.Revision
+		if row, ok := kv.find(ch.log.Key); ok && modRevision(row) == w.mod {
+			w.row = row
+			continue
+		}
+		key = appendHistKey(key[:0], ch.log.Key, w.mod)
+		row, ok := hist.find(key)
+		if !ok {
+			return ErrRecord
+		}
+		var err error
+		if _, w.at, err = decodePlace(key, row); err != nil {
+			return err
+		}
+		places = append(places, w)
+	}
+	return readPlaces(r, places)
+}

@@ -3,7 +3,6 @@ package numgen_test
 import (
 	"context"
 	"fmt"
-	"sync"
 	"testing"
 	"time"
 
@@ -15,35 +14,20 @@ import (
 	"nekoq/services/errs"
 	"nekoq/services/state"
 	"nekoq/services/testkit/cluster"
-	"nekoq/services/watch"
 )
 
 // raftNodes starts a Raft group and gives numgen's view of each node.
 func raftNodes(t *testing.T, n int) (*cluster.Cluster, []numgentest.Node) {
 	t.Helper()
-	var mu sync.Mutex
-	hubs := map[string]*watch.Hub{}
-	t.Cleanup(func() { // after the cluster's own
-		for _, h := range hubs {
-			h.Close()
-		}
-	})
+	hubs := cluster.NewHubs(t)
 	c := cluster.New(t, cluster.Options{
 		Nodes:    n,
 		Register: func(reg *state.Registry) { numgen.Register(reg) },
-		Events: func(id string) watch.Publisher {
-			mu.Lock()
-			defer mu.Unlock()
-			if old := hubs[id]; old != nil {
-				old.Close()
-			}
-			hubs[id] = watch.NewHub(watch.Options{})
-			return hubs[id]
-		},
+		Events:   hubs.Events,
 	})
 	var nodes []numgentest.Node
 	for _, m := range c.Members {
-		nodes = append(nodes, numgentest.Node{Replica: m.Replica, Events: hubs[m.ID]})
+		nodes = append(nodes, numgentest.Node{Replica: m.Replica, Events: hubs.Of(m.ID)})
 	}
 	return c, nodes
 }

@@ -154,7 +154,7 @@ func strip(items []api.KV) {
 	}
 }
 
-func show(d []warehouse.Change) (out string) {
+func show(d []api.Difference) (out string) {
 	version := func(kv *api.KV) string {
 		if kv == nil {
 			return "none"

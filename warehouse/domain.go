@@ -36,14 +36,6 @@ type Hash struct {
 	Hash            uint32
 }
 
-// Sizes are those of the state file.
-type Sizes struct {
-	File  int64 // bytes on the disk
-	InUse int64 // bytes of it that hold data
-	Used  int64 // bytes of keys, values and history, which count toward Limit
-	Limit int64 // store-wide limit in bytes
-}
-
 // Leased is a lease as its doors see it.
 type Leased struct {
 	ID        uint64
@@ -86,7 +78,7 @@ type Store interface {
 
 	// HashKV hashes the key space at rev (0: the newest).
 	HashKV(ctx context.Context, rev uint64) (Hash, error)
-	Sizes() Sizes
+	Sizes() api.Space
 	// SnapshotStream gives a consistent copy of the state file and its size.
 	SnapshotStream(ctx context.Context) (io.ReadCloser, int64, error)
 	// Defragment gives unused space of this node's file back to the disk.

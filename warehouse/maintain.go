@@ -29,8 +29,7 @@ func (s *Service) storageOn() error {
 }
 
 // Sizes tells how large the state file of this node is.
-func (s *Service) Sizes() Sizes {
-	out := Sizes{}
+func (s *Service) Sizes() (out api.Space) {
 	if s.storage != nil {
 		out.File, out.InUse = s.storage.Sizes()
 	}
@@ -148,20 +147,8 @@ func (s *Service) HashKV(ctx context.Context, rev uint64) (Hash, error) {
 	return Hash{Revision: v.meta.Revision, HashRevision: rev, CompactRevision: v.meta.Compact, Hash: h.Sum32()}, nil
 }
 
-// Quota is the quota of a prefix and its use. A zero limit is none.
-type Quota struct {
-	Prefix     []byte
-	MaxBytes   uint64
-	MaxKeys    uint64
-	MaxWatches uint64 // open on one server
-	WriteRate  uint64 // puts a second
-	Bytes      uint64 // used
-	Keys       uint64
-	Watches    uint64 // open on this server
-}
-
 // SetQuota sets the quota of a prefix. All limits zero remove it.
-func (s *Service) SetQuota(ctx context.Context, q Quota) error {
+func (s *Service) SetQuota(ctx context.Context, q api.Quota) error {
 	if err := s.checkBound("prefix", q.Prefix); err != nil {
 		return err
 	}
@@ -176,15 +163,15 @@ func (s *Service) SetQuota(ctx context.Context, q Quota) error {
 }
 
 // Quotas lists the quotas in the order of their prefixes.
-func (s *Service) Quotas(ctx context.Context, stale bool) ([]Quota, error) {
+func (s *Service) Quotas(ctx context.Context, stale bool) ([]api.Quota, error) {
 	v, err := s.view(ctx, stale)
 	if err != nil {
 		return nil, err
 	}
 	defer v.Release()
-	out := []Quota{}
+	out := []api.Quota{}
 	err = table.Quotas(v.View, func(q table.Quota) bool {
-		out = append(out, Quota{
+		out = append(out, api.Quota{
 			Prefix: q.Prefix, MaxBytes: q.MaxBytes, MaxKeys: q.MaxKeys, MaxWatches: q.MaxWatches, WriteRate: q.WriteRate,
 			Bytes: q.Bytes, Keys: q.Keys, Watches: uint64(s.perPrefix.count(q.Prefix)),
 		})
@@ -236,15 +223,9 @@ func (s *Service) Revert(ctx context.Context, sp api.Span, rev uint64) (Reverted
 	return Reverted{Header: api.Header{Revision: r.Revision, StoreRevision: res.Revision}, Put: r.Put, Deleted: r.Deleted}, nil
 }
 
-// Change is a key that differs between two revisions; nil: it was not there.
-type Change struct {
-	Key      []byte
-	From, To *api.KV
-}
-
 // Diff gives up to limit keys of a span that differ between two revisions (to 0: the
 // newest), and whether there are more.
-func (s *Service) Diff(ctx context.Context, sp api.Span, from, to uint64, limit int, stale bool) (h api.Header, out []Change, more bool, err error) {
+func (s *Service) Diff(ctx context.Context, sp api.Span, from, to uint64, limit int, stale bool) (h api.Header, out []api.Difference, more bool, err error) {
 	if err := s.checkSpan(&sp); err != nil {
 		return h, nil, false, err
 	}
@@ -271,7 +252,7 @@ func (s *Service) Diff(ctx context.Context, sp api.Span, from, to uint64, limit 
 			more = true
 			return false
 		}
-		c := Change{Key: d.Key}
+		c := api.Difference{Key: d.Key}
 		c.From, c.To = owned(d.Key, d.Then, &left), owned(d.Key, d.Now, &left)
 		out = append(out, c)
 		return true

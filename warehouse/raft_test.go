@@ -29,49 +29,36 @@ func TestRaftThree(t *testing.T) {
 type group struct {
 	*cluster.Cluster
 	mu    sync.Mutex
-	hubs  map[string]*watch.Hub
+	hubs  *cluster.Hubs
 	nodes map[string]*warehousetest.Node // the newest of each id
 
 	resets atomic.Int64 // snapshots that were installed
 }
 
 type countResets struct {
-	*watch.Hub
+	watch.Publisher
 	n *atomic.Int64
 }
 
 func (c countResets) Reset() {
 	c.n.Add(1)
-	c.Hub.Reset()
+	c.Publisher.Reset()
 }
 
 func startRaft(tb testing.TB, nodes int) *group { return startRaftWith(tb, nodes, nil) }
 
 func startRaftWith(tb testing.TB, nodes int, config func(id string, c *raftnode.Config)) *group {
 	tb.Helper()
-	g := &group{hubs: map[string]*watch.Hub{}, nodes: map[string]*warehousetest.Node{}}
-	tb.Cleanup(func() { // runs after the cluster's own
-		for _, h := range g.hubs {
-			h.Close()
-		}
-	})
+	g := &group{hubs: cluster.NewHubs(tb), nodes: map[string]*warehousetest.Node{}}
 	g.Cluster = cluster.New(tb, cluster.Options{
 		Nodes:    nodes,
 		Config:   config,
 		Register: func(reg *state.Registry) { warehousetest.Register(reg) },
-		Events: func(id string) watch.Publisher {
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			if old := g.hubs[id]; old != nil {
-				old.Close()
-			}
-			g.hubs[id] = watch.NewHub(watch.Options{})
-			return countResets{g.hubs[id], &g.resets}
-		},
+		Events:   func(id string) watch.Publisher { return countResets{g.hubs.Events(id), &g.resets} },
 		Before: func(m *cluster.Member) {
 			g.mu.Lock()
 			defer g.mu.Unlock()
-			g.nodes[m.ID] = warehousetest.NewNode(tb, m.Replica, g.hubs[m.ID], nil)
+			g.nodes[m.ID] = warehousetest.NewNode(tb, m.Replica, g.hubs.Of(m.ID), nil)
 		},
 	})
 	return g

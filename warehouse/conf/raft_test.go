@@ -11,7 +11,6 @@ import (
 	"nekoq/services/errs"
 	"nekoq/services/state"
 	"nekoq/services/testkit/cluster"
-	"nekoq/services/watch"
 	"nekoq/warehouse/areas"
 	"nekoq/warehouse/conf"
 	"nekoq/warehouse/conf/api"
@@ -21,20 +20,17 @@ import (
 type nodes struct {
 	*cluster.Cluster
 	mu   sync.Mutex
-	hubs map[string]*watch.Hub
+	hubs *cluster.Hubs
 	svcs map[string]*conf.Service // the newest of each id
 	all  []*conf.Service
 }
 
 func startNodes(t *testing.T, n int) *nodes {
 	t.Helper()
-	g := &nodes{hubs: map[string]*watch.Hub{}, svcs: map[string]*conf.Service{}}
+	g := &nodes{hubs: cluster.NewHubs(t), svcs: map[string]*conf.Service{}}
 	t.Cleanup(func() { // runs after the cluster's own
 		for _, s := range g.all {
 			_ = s.Stop(context.Background())
-		}
-		for _, h := range g.hubs {
-			h.Close()
 		}
 	})
 	cfg := conf.DefaultConfig()
@@ -42,19 +38,11 @@ func startNodes(t *testing.T, n int) *nodes {
 	g.Cluster = cluster.New(t, cluster.Options{
 		Nodes:    n,
 		Register: func(reg *state.Registry) { conf.Register(reg, areas.Register(reg)) },
-		Events: func(id string) watch.Publisher {
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			if old := g.hubs[id]; old != nil {
-				old.Close()
-			}
-			g.hubs[id] = watch.NewHub(watch.Options{})
-			return g.hubs[id]
-		},
+		Events:   g.hubs.Events,
 		Before: func(m *cluster.Member) {
 			g.mu.Lock()
 			defer g.mu.Unlock()
-			s, err := conf.New(conf.Deps{Replica: m.Replica, Events: g.hubs[m.ID], Clock: clock.System()}, cfg)
+			s, err := conf.New(conf.Deps{Replica: m.Replica, Events: g.hubs.Of(m.ID), Clock: clock.System()}, cfg)
 			if err != nil {
 				t.Fatal(err)
 			}

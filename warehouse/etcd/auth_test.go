@@ -16,21 +16,33 @@ import (
 	"nekoq/services/app"
 )
 
+// succeeds ends the test with the error of a call that has to succeed.
+func succeeds(t *testing.T) func(any, error) {
+	return func(_ any, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// addRoot makes the user and the role without which auth is not switched on.
+func addRoot(t *testing.T, c *clientv3.Client) {
+	t.Helper()
+	ctx, must := within(t, time.Minute), succeeds(t)
+	must(c.UserAdd(ctx, "root", "secret"))
+	must(c.RoleAdd(ctx, "root"))
+	must(c.UserGrantRole(ctx, "root", "root"))
+}
+
 // guarded is a node with auth on: root may all, alice may read and write below
 // "alice/" and read "shared".
 func guarded(t *testing.T, nodes ...*app.App) (root, alice *clientv3.Client) {
 	t.Helper()
 	c := client(t, nodes...)
 	ctx := within(t, time.Minute)
-	must := func(_ any, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	must(c.UserAdd(ctx, "root", "secret"))
-	must(c.RoleAdd(ctx, "root"))
-	must(c.UserGrantRole(ctx, "root", "root"))
+	must := succeeds(t)
+	addRoot(t, c)
 	must(c.UserAdd(ctx, "alice", "pw"))
 	must(c.RoleAdd(ctx, "own"))
 	must(c.RoleGrantPermission(ctx, "own", "alice/", "alice0", clientv3.PermissionType(clientv3.PermReadWrite)))

@@ -11,7 +11,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/metadata"
 
-	"nekoq/configs"
 	"nekoq/services/app"
 	"nekoq/services/auth"
 )
@@ -50,13 +49,8 @@ func (m *meanwhile) next(user string, run func()) {
 
 func interposed(t *testing.T) (*app.App, *meanwhile) {
 	t.Helper()
-	cfg := configs.Default()
-	cfg.Node.DataDir = ""
-	cfg.HTTP.Listen, cfg.Native.Listen, cfg.Etcd.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	cfg.Telemetry.LogLevel = "error"
-	cfg.Etcd.BcryptCost = 4
 	m := &meanwhile{}
-	return startWith(t, cfg, app.Deps{Auth: m}), m
+	return startWith(t, quick(), app.Deps{Auth: m}), m
 }
 
 // A write whose permission is revoked between the judgement and its turn in the log
@@ -66,12 +60,7 @@ func TestPermissionRevokedWhileAWriteIsUnderWay(t *testing.T) {
 	root, alice := guarded(t, n)
 	ctx := within(t, time.Minute)
 	denied := rpctypes.ErrPermissionDenied
-	must := func(_ any, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	must := succeeds(t)
 	revoke := func() { must(root.RoleRevokePermission(ctx, "own", "alice/", "alice0")) }
 	grant := func() {
 		must(root.RoleGrantPermission(ctx, "own", "alice/", "alice0", clientv3.PermissionType(clientv3.PermReadWrite)))
@@ -114,12 +103,7 @@ func TestUserChangedWhileARequestIsUnderWay(t *testing.T) {
 	n, m := interposed(t)
 	root, _ := guarded(t, n)
 	ctx := within(t, time.Minute)
-	must := func(_ any, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	must := succeeds(t)
 	conn := wire(t, n.EtcdAddr().String())
 	logIn := func() context.Context {
 		res, err := pb.NewAuthClient(conn).Authenticate(ctx, &pb.AuthenticateRequest{Name: "alice", Password: "pw"})
@@ -146,15 +130,8 @@ func TestAuthSwitchedOnWhileAWriteIsUnderWay(t *testing.T) {
 	n, m := interposed(t)
 	c := client(t, n)
 	ctx := within(t, time.Minute)
-	must := func(_ any, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	must(c.UserAdd(ctx, "root", "secret"))
-	must(c.RoleAdd(ctx, "root"))
-	must(c.UserGrantRole(ctx, "root", "root"))
+	must := succeeds(t)
+	addRoot(t, c)
 	must(c.Put(ctx, "before", "x"))
 	m.next("anonymous", func() { must(c.RoleAdd(ctx, "another")) })
 	must(c.Put(ctx, "before", "y"))

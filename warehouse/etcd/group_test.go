@@ -12,7 +12,6 @@ import (
 	"nekoq/services/state"
 	"nekoq/services/testkit/cluster"
 	"nekoq/services/testkit/faultproxy"
-	"nekoq/services/watch"
 	"nekoq/warehouse/etcd"
 	"nekoq/warehouse/warehousetest"
 )
@@ -26,7 +25,7 @@ type group struct {
 	links []*faultproxy.Link
 
 	mu    sync.Mutex
-	hubs  map[string]*watch.Hub
+	hubs  *cluster.Hubs
 	doors map[string]*etcd.Door // of the nodes that run
 	ids   []string
 }
@@ -34,30 +33,17 @@ type group struct {
 // startGroup starts three nodes; set changes the doors' configuration.
 func startGroup(tb testing.TB, o cluster.Options, set ...func(*etcd.Config)) *group {
 	tb.Helper()
-	g := &group{tb: tb, hubs: map[string]*watch.Hub{}, doors: map[string]*etcd.Door{}, ids: []string{"n1", "n2", "n3"}}
+	g := &group{tb: tb, hubs: cluster.NewHubs(tb), doors: map[string]*etcd.Door{}, ids: []string{"n1", "n2", "n3"}}
 	for _, id := range g.ids {
 		g.listen(id)
 	}
-	tb.Cleanup(func() { // runs after the cluster's own
-		for _, h := range g.hubs {
-			h.Close()
-		}
-	})
 	cfg := etcd.DefaultConfig()
 	cfg.Listen, cfg.WatchProgressInterval, cfg.BcryptCost = "127.0.0.1:0", 100*time.Millisecond, 4
 	for _, s := range set {
 		s(&cfg)
 	}
 	o.Register = func(reg *state.Registry) { warehousetest.Register(reg); etcd.Register(reg) }
-	o.Events = func(id string) watch.Publisher {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if old := g.hubs[id]; old != nil {
-			old.Close()
-		}
-		g.hubs[id] = watch.NewHub(watch.Options{})
-		return g.hubs[id]
-	}
+	o.Events = g.hubs.Events
 	o.Before = func(m *cluster.Member) { g.open(m, cfg) }
 	o.Down = func(m *cluster.Member) { g.shut(m.ID) }
 	g.Cluster = cluster.New(tb, o)
@@ -92,10 +78,7 @@ func (g *group) door(id string) *etcd.Door {
 }
 
 func (g *group) open(m *cluster.Member, cfg etcd.Config) {
-	g.mu.Lock()
-	hub := g.hubs[m.ID]
-	g.mu.Unlock()
-	n := warehousetest.NewNode(g.tb, m.Replica, hub, nil)
+	n := warehousetest.NewNode(g.tb, m.Replica, g.hubs.Of(m.ID), nil)
 	d, err := etcd.New(etcd.Deps{
 		Store: n.KV, Replica: m.Replica, Machine: m.Machine, Cluster: members(g.ids), ClusterID: func() string { return "test" },
 	}, cfg)

@@ -23,14 +23,21 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.Cleanup(os.Exit))
 }
 
-// node is a LocalSwitch with its etcd door at a free port.
-func node(t testing.TB, change ...func(*configs.Config)) *app.App {
-	t.Helper()
+// quick is the configuration of a LocalSwitch with its doors at free ports, quiet and
+// cheap to log in to.
+func quick() configs.Config {
 	cfg := configs.Default()
 	cfg.Node.DataDir = ""
 	cfg.HTTP.Listen, cfg.Native.Listen, cfg.Etcd.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Telemetry.LogLevel = "error"
 	cfg.Etcd.BcryptCost = 4
+	return cfg
+}
+
+// node is a LocalSwitch with its etcd door at a free port.
+func node(t testing.TB, change ...func(*configs.Config)) *app.App {
+	t.Helper()
+	cfg := quick()
 	for _, c := range change {
 		c(&cfg)
 	}
@@ -86,14 +93,11 @@ func three(t testing.TB) []*app.App {
 	dir := t.TempDir()
 	var out []*app.App
 	for i, a := range addrs {
-		cfg := configs.Default()
+		cfg := quick()
 		cfg.Mode, cfg.Insecure = configs.ModeCluster, true
 		cfg.Node.ID = fmt.Sprintf("n%d", i+1)
 		cfg.Node.DataDir = filepath.Join(dir, cfg.Node.ID)
-		cfg.HTTP.Listen, cfg.Native.Listen, cfg.Etcd.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 		cfg.Cluster.Peer.Listen, cfg.Cluster.Peer.Peers = a, peers
-		cfg.Telemetry.LogLevel = "error"
-		cfg.Etcd.BcryptCost = 4
 		out = append(out, start(t, cfg))
 	}
 	for _, a := range out {

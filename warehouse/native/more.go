@@ -291,21 +291,12 @@ func (d *door) maintain(ctx context.Context, r *api.UpkeepRequest, span api.Span
 		return res, err
 	case api.UpkeepDiff:
 		h, changes, more, err := d.svc.Diff(ctx, span, r.From, r.To, r.Limit, false)
-		res.Revision, res.More = h.Revision, more
-		for i := range changes {
-			res.Differences = append(res.Differences, api.Difference{Key: changes[i].Key, From: changes[i].From, To: changes[i].To})
-		}
+		res.Revision, res.Differences, res.More = h.Revision, changes, more
 		return res, err
 	case api.UpkeepSetQuota:
-		q := r.Quota
-		return res, d.svc.SetQuota(ctx, warehouse.Quota{
-			Prefix: q.Prefix, MaxBytes: q.MaxBytes, MaxKeys: q.MaxKeys, MaxWatches: q.MaxWatches, WriteRate: q.WriteRate,
-		})
+		return res, d.svc.SetQuota(ctx, r.Quota)
 	case api.UpkeepQuotas:
-		qs, err := d.svc.Quotas(ctx, false)
-		for _, q := range qs {
-			res.Quotas = append(res.Quotas, api.Quota(q))
-		}
+		res.Quotas, err = d.svc.Quotas(ctx, false)
 		return res, err
 	case api.UpkeepSetLimit:
 		return res, d.svc.SetStoreLimit(ctx, r.Limits)
@@ -319,8 +310,7 @@ func (d *door) maintain(ctx context.Context, r *api.UpkeepRequest, span api.Span
 		for _, a := range alarms {
 			res.Alarms = append(res.Alarms, string(a.Kind))
 		}
-		s := d.svc.Sizes()
-		res.Space = api.Space{File: s.File, InUse: s.InUse, Used: s.Used, Limit: s.Limit}
+		res.Space = d.svc.Sizes()
 		return res, err
 	}
 	return res, errs.Invalid("do", r.Do, "revert, diff, set_quota, quotas, set_limit, defrag, space or leases")

@@ -76,7 +76,7 @@ type quotaOut struct{ Body Quota }
 
 func (d *door) setQuota(ctx context.Context, in *quotaIn) (*quotaOut, error) {
 	q := in.Body
-	err := d.svc.SetQuota(ctx, warehouse.Quota{
+	err := d.svc.SetQuota(ctx, api.Quota{
 		Prefix: []byte(q.Prefix), MaxBytes: q.MaxBytes, MaxKeys: q.MaxKeys, MaxWatches: q.MaxWatches, WriteRate: q.WriteRate,
 	})
 	if err != nil {

@@ -407,7 +407,7 @@ func testManyWatches(t *testing.T, nodes []*Node) {
 func testQuotas(t *testing.T, nodes []*Node) {
 	ctx := within(t)
 	kv := nodes[len(nodes)-1].KV
-	if err := kv.SetQuota(ctx, warehouse.Quota{Prefix: []byte("tenant/"), MaxKeys: 3, MaxWatches: 1}); err != nil {
+	if err := kv.SetQuota(ctx, api.Quota{Prefix: []byte("tenant/"), MaxKeys: 3, MaxWatches: 1}); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 4 {

@@ -145,6 +145,27 @@ func (l *load) progress(n int) {
 	})
 }
 
+// leaderGoes is a fault of the leader's links, during which another takes over.
+func leaderGoes(how func(*cluster.Cluster, *cluster.Member)) func(*testing.T, *cluster.Cluster, *load) {
+	return func(_ *testing.T, c *cluster.Cluster, l *load) {
+		old := c.WaitLeader()
+		how(c, old)
+		c.WaitLeaderBut(old)
+		l.progress(50)
+		c.Heal()
+	}
+}
+
+// followerGoes is a fault of a follower's links, without which it goes on as well.
+func followerGoes(how func(*cluster.Cluster, *cluster.Member)) func(*testing.T, *cluster.Cluster, *load) {
+	return func(_ *testing.T, c *cluster.Cluster, l *load) {
+		how(c, c.Followers()[0])
+		l.progress(100)
+		c.Heal()
+		l.progress(50)
+	}
+}
+
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	for _, s := range []struct {
@@ -152,41 +173,11 @@ func TestFaults(t *testing.T) {
 		memory bool
 		fault  func(t *testing.T, c *cluster.Cluster, l *load)
 	}{
-		{"LeaderIsolated", false, func(_ *testing.T, c *cluster.Cluster, l *load) {
-			old := c.WaitLeader()
-			c.Isolate(old)
-			c.WaitLeaderBut(old)
-			l.progress(50)
-			c.Heal()
-		}},
-		{"LeaderMuted", false, func(_ *testing.T, c *cluster.Cluster, l *load) {
-			old := c.WaitLeader()
-			c.Mute(old)
-			c.WaitLeaderBut(old)
-			l.progress(50)
-			c.Heal()
-		}},
-		{"LeaderDeaf", true, func(_ *testing.T, c *cluster.Cluster, l *load) {
-			old := c.WaitLeader()
-			c.Deafen(old)
-			c.WaitLeaderBut(old)
-			l.progress(50)
-			c.Heal()
-		}},
-		{"FollowerIsolated", false, func(_ *testing.T, c *cluster.Cluster, l *load) {
-			f := c.Followers()[0]
-			c.Isolate(f)
-			l.progress(100)
-			c.Heal()
-			l.progress(50)
-		}},
-		{"FollowerCut", true, func(_ *testing.T, c *cluster.Cluster, l *load) {
-			f := c.Followers()[0]
-			c.Cut(f)
-			l.progress(100)
-			c.Heal()
-			l.progress(50)
-		}},
+		{"LeaderIsolated", false, leaderGoes((*cluster.Cluster).Isolate)},
+		{"LeaderMuted", false, leaderGoes((*cluster.Cluster).Mute)},
+		{"LeaderDeaf", true, leaderGoes((*cluster.Cluster).Deafen)},
+		{"FollowerIsolated", false, followerGoes((*cluster.Cluster).Isolate)},
+		{"FollowerCut", true, followerGoes((*cluster.Cluster).Cut)},
 		{"FollowerSlow", false, func(_ *testing.T, c *cluster.Cluster, l *load) {
 			c.Slow(c.Followers()[0], 40*time.Millisecond)
 			l.progress(100)

@@ -12,14 +12,19 @@ import (
 	"nekoq/services/testkit/cluster"
 )
 
-// Raft itself tells followers of a commit with its next message, which here would be
-// an hour later.
-func TestFollowersLearnOfACommitAtOnce(t *testing.T) {
-	t.Parallel()
-	c := cluster.New(t, cluster.Options{Config: func(id string, c *raftnode.Config) {
+// silentCluster is nodes whose leader says nothing of its own accord: followers would
+// hear of a commit an hour later, with Raft's next message.
+func silentCluster(t *testing.T) *cluster.Cluster {
+	t.Helper()
+	return cluster.New(t, cluster.Options{Config: func(id string, c *raftnode.Config) {
 		cluster.Calm(id, c)
 		c.CommitTimeout = time.Hour
 	}})
+}
+
+func TestFollowersLearnOfACommitAtOnce(t *testing.T) {
+	t.Parallel()
+	c := silentCluster(t)
 	ctx := within(t, time.Minute)
 	leader := c.WaitLeader()
 	for i := range 50 {
@@ -40,10 +45,7 @@ func TestFollowersLearnOfACommitAtOnce(t *testing.T) {
 // Of entries that are applied together, the last one is told.
 func TestFollowersLearnOfCommitsOfManyAtOnce(t *testing.T) {
 	t.Parallel()
-	c := cluster.New(t, cluster.Options{Config: func(id string, c *raftnode.Config) {
-		cluster.Calm(id, c)
-		c.CommitTimeout = time.Hour
-	}})
+	c := silentCluster(t)
 	ctx := within(t, time.Minute)
 	leader := c.WaitLeader()
 	key := func(j int) string { return fmt.Sprint("k", j) }

@@ -86,7 +86,8 @@ func parseTags(h http.Header, name string) (t tags, err error) {
 // quotes.
 func SetETag(ctx context.Context, version string) {
 	if r := requestOf(ctx); r != nil {
-		r.out["Etag"] = []string{`"` + version + `"`}
+		r.etag[0] = `"` + version + `"`
+		r.out["Etag"] = r.etag[:]
 	}
 }
 
@@ -115,7 +116,7 @@ func NotModified(ctx context.Context, version string) (bool, error) {
 		return false, err
 	}
 	if found := known.find(version, true); found != nil {
-		r.out["Etag"] = []string{found.String()}
+		r.etag[0] = found.String()
 		return true, nil
 	}
 	return known.any, nil

@@ -69,8 +69,8 @@ func (s *Server) parseWait(v string) (time.Duration, error) {
 }
 
 // LongPoll runs fn with a context that ends after wait, when the client goes
-// away, or when the server drains; the request's own timeout does not count,
-// and the request is counted under http.max_waiting instead of the running
+// away, or when the server drains; the request's own timeout does not count, and
+// begins anew afterwards. The request is counted under http.max_waiting instead of the running
 // ones. timedOut says that fn came back with the wait's end: the handler then
 // answers that nothing is new. At the drain the error is shutting_down.
 func LongPoll(ctx context.Context, wait time.Duration, fn func(ctx context.Context) error) (timedOut bool, err error) {
@@ -116,8 +116,13 @@ func waiting(ctx context.Context) (context.Context, context.CancelFunc, error) {
 	out, stop := base, context.CancelFunc(func() {})
 	if r.asked {
 		out, stop = context.WithDeadline(base, r.deadline)
+	} else {
+		r.limit(time.Time{})
 	}
 	return out, func() {
+		if !r.asked && r.route.timeout > 0 {
+			r.limit(time.Now().Add(r.route.timeout)) // for what follows the wait
+		}
 		unhookClient()
 		unhookDrain()
 		stop()

@@ -450,3 +450,27 @@ func TestLongPollOutsideOfARequest(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// What follows a wait has the request's whole timeout again, however long it was, and
+// also when somebody had asked for Done before.
+func TestAfterALongPoll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t, testConfig(), Deps{})
+		raw(s, "GET", "/poll", func(c *gin.Context) {
+			ctx := c.Request.Context()
+			done := ctx.Done()
+			if timedOut, err := LongPoll(ctx, 5*time.Minute, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }); !timedOut || err != nil {
+				t.Error(timedOut, err)
+			}
+			if at, ok := ctx.Deadline(); ctx.Err() != nil || !ok || time.Until(at) != 30*time.Second {
+				t.Errorf("after the wait: %v, deadline in %s", ctx.Err(), time.Until(at))
+			}
+			began := time.Now()
+			<-done
+			if took := time.Since(began); took != 30*time.Second || !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				t.Errorf("%v after %s", ctx.Err(), took)
+			}
+		})
+		call(s, "GET", "/poll", "")
+	})
+}

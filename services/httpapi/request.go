@@ -10,32 +10,35 @@ import (
 	"nekoq/services/errs"
 )
 
-// request is one request's state and its context in a single allocation. It
-// carries the request id, the principal and the deadline; the timer behind the
-// deadline is only made when somebody asks for Done, which a cheap read never
-// does. It is not pooled: services may keep the context beyond the handler.
+// request is one request's state and its context in a single allocation. It carries
+// the request id, the principal and the deadline; nothing stands behind the deadline
+// before somebody asks for Done, which a cheap read never does, and then it is the
+// server's sweep. It is not pooled: services may keep the context beyond the handler.
 type request struct {
 	parent    context.Context
 	srv       *Server
 	route     *route
 	path      string // as the client sent it, decoded
 	id        string
-	idHeader  [1]string // backs the X-Request-Id header value without another allocation
+	idHeader  [1]string // backs the value of the header X-Request-Id without another allocation
+	etag      [1]string // of ETag
 	principal auth.Principal
 	start     time.Time
-	deadline  time.Time
 	asked     bool             // the client set the deadline by the Request-Timeout header
 	body      *body            // nil for a request without one
 	endSpan   func(status int) // nil when tracing is off
 	cause     error            // first server-side error, for the access log; handler's goroutine only
 	in, out   http.Header      // of the request and of its answer
 	condition string           // the header that demands a revision, "" for none
+	parked    bool             // counted under waiting instead of active
 
-	mu     sync.Mutex
-	inner  context.Context // made by the first Done
-	cancel context.CancelFunc
-	ended  bool
-	parked bool // counted under waiting instead of active
+	mu       sync.Mutex // taken before that of the sweep
+	deadline time.Time  // written under mu and the sweep's
+	done     chan struct{}
+	err      error // why done is closed
+	after    map[*func()]struct{}
+
+	swept // guarded by the sweep
 }
 
 type requestKey struct{}
@@ -56,49 +59,89 @@ func RequestID(ctx context.Context) string {
 }
 
 func (r *request) Deadline() (time.Time, bool) {
-	if d, ok := r.parent.Deadline(); ok && (r.deadline.IsZero() || d.Before(r.deadline)) {
+	r.mu.Lock()
+	own := r.deadline
+	r.mu.Unlock()
+	if d, ok := r.parent.Deadline(); ok && (own.IsZero() || d.Before(own)) {
 		return d, true
 	}
-	return r.deadline, !r.deadline.IsZero()
+	return own, !own.IsZero()
 }
 
-// Done makes the cancellable context on first use. Package context recognises
-// it through Value, so that children of r need no goroutine.
 func (r *request) Done() <-chan struct{} {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.inner == nil {
-		if r.deadline.IsZero() {
-			r.inner, r.cancel = context.WithCancel(r.parent)
-		} else {
-			r.inner, r.cancel = context.WithDeadline(r.parent, r.deadline)
-		}
-		if r.ended {
-			r.cancel()
+	made := r.done == nil
+	if made {
+		r.done = make(chan struct{})
+		if r.err != nil {
+			close(r.done)
 		}
 	}
-	return r.inner.Done()
+	look := made && r.err == nil
+	r.mu.Unlock()
+	if look {
+		r.srv.sweep.add(r)
+	}
+	return r.done
 }
 
 func (r *request) Err() error {
 	r.mu.Lock()
-	inner, ended := r.inner, r.ended
+	err, deadline := r.err, r.deadline
 	r.mu.Unlock()
-	if inner != nil {
-		return inner.Err()
-	}
-	if err := r.parent.Err(); err != nil {
+	if err != nil {
 		return err
 	}
-	if ended {
-		return context.Canceled
+	if err := r.parent.Err(); err != nil {
+		return r.cut(err)
 	}
-	if !r.deadline.IsZero() && !time.Now().Before(r.deadline) {
-		// Settle it: a later Done must agree.
-		<-r.Done()
-		return context.DeadlineExceeded
+	if !deadline.IsZero() && !time.Now().Before(deadline) {
+		return r.cut(context.DeadlineExceeded)
 	}
 	return nil
+}
+
+// cut ends the context, and gives the reason for which it ended first.
+func (r *request) cut(err error) error {
+	r.mu.Lock()
+	if r.err != nil {
+		defer r.mu.Unlock()
+		return r.err
+	}
+	r.err = err
+	if r.done != nil {
+		close(r.done)
+	}
+	after := r.after
+	r.after = nil
+	r.mu.Unlock()
+	for f := range after {
+		go (*f)()
+	}
+	return err
+}
+
+// AfterFunc is how package context hangs its own contexts under one that it does not
+// know, without a goroutine for each.
+func (r *request) AfterFunc(f func()) (stop func() bool) {
+	r.Done()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err != nil {
+		go f()
+		return func() bool { return false }
+	}
+	if r.after == nil {
+		r.after = map[*func()]struct{}{}
+	}
+	r.after[&f] = struct{}{}
+	return func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		_, there := r.after[&f]
+		delete(r.after, &f)
+		return there
+	}
 }
 
 func (r *request) Value(key any) any {
@@ -108,23 +151,17 @@ func (r *request) Value(key any) any {
 	case auth.ContextKey:
 		return &r.principal
 	}
-	r.mu.Lock()
-	inner := r.inner
-	r.mu.Unlock()
-	if inner != nil {
-		return inner.Value(key)
-	}
 	return r.parent.Value(key)
 }
 
+// limit sets the deadline, zero for none.
+func (r *request) limit(deadline time.Time) {
+	r.srv.sweep.move(r, deadline)
+}
+
 func (r *request) end() {
-	r.mu.Lock()
-	r.ended = true
-	cancel := r.cancel
-	r.mu.Unlock()
-	if cancel != nil {
-		cancel()
-	}
+	r.srv.sweep.remove(r)
+	_ = r.cut(context.Canceled)
 }
 
 // park moves the request from the running to the waiting ones, which have a

@@ -123,7 +123,7 @@ func (s *Server) check(c *gin.Context, r *request) error {
 			c.Writer.Header().Set("Connection", "close")
 			return bodyTooLarge(rt.maxBody, req.ContentLength)
 		}
-		r.body = &body{ReadCloser: req.Body, left: rt.maxBody, limit: rt.maxBody, timeout: s.cfg.BodyReadTimeout, w: c.Writer}
+		r.body = &body{ReadCloser: req.Body, left: rt.maxBody, limit: rt.maxBody, timeout: s.cfg.BodyReadTimeout, w: c.Writer, r: r}
 		req.Body = r.body
 	}
 	return nil
@@ -239,14 +239,15 @@ func bodyTooLarge(limit, got int64) error {
 	return errs.New(errs.TooLarge, "body: more than %d bytes, which is the limit", limit).With(d)
 }
 
-// body enforces the size limit and the read deadline of a request's body. The
-// deadline is taken off again at the end: left on, it would end the request's
-// context, because net/http keeps reading in the background.
+// body enforces the size limit and the time of a request's body. The time must not
+// outlast the body: it would end the request's context, because net/http keeps reading
+// in the background.
 type body struct {
 	io.ReadCloser
 	left, limit int64
 	timeout     time.Duration
 	w           http.ResponseWriter
+	r           *request
 	started     bool
 	err         error
 }
@@ -257,7 +258,7 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	if !b.started {
 		b.started = true
-		_ = http.NewResponseController(b.w).SetReadDeadline(time.Now().Add(b.timeout))
+		b.r.srv.sweep.read(b.r, time.Now().Add(b.timeout))
 	}
 	if b.limit > 0 && int64(len(p)) > b.left+1 {
 		p = p[:b.left+1] // one more than allowed tells too large from just right
@@ -271,9 +272,9 @@ func (b *body) Read(p []byte) (int, error) {
 	if err == nil {
 		return n, nil
 	}
+	b.r.srv.sweep.read(b.r, time.Time{})
 	if errors.Is(err, io.EOF) {
 		b.err = err
-		_ = http.NewResponseController(b.w).SetReadDeadline(time.Time{})
 		return n, err
 	}
 	// What is left of the body is not worth waiting for.

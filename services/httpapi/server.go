@@ -55,6 +55,7 @@ type Server struct {
 	routes        []Route
 	handler       http.Handler
 	ids           idSource
+	sweep         sweep
 
 	active, waiting atomic.Int64
 	draining        atomic.Bool

@@ -44,8 +44,14 @@ func (b *buffer) sendRaw(c *gin.Context) {
 	b.write(c)
 }
 
+// small is an answer that net/http holds back until the handler is through, and then
+// tells the length of without another string.
+const small = 2048
+
 func (b *buffer) write(c *gin.Context) {
-	c.Writer.Header()["Content-Length"] = []string{strconv.Itoa(len(b.b))}
+	if len(b.b) > small || c.Request.Method == http.MethodHead {
+		c.Writer.Header()["Content-Length"] = []string{strconv.Itoa(len(b.b))}
+	}
 	c.Writer.WriteHeader(http.StatusOK)
 	_, _ = c.Writer.Write(b.b) // the client is gone; there is nobody to tell
 	b.free()

@@ -2,8 +2,10 @@ package rest
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -30,11 +32,13 @@ func (d *door) put(c *gin.Context) {
 		httpapi.Fail(c, p.err)
 		return
 	}
-	var err error
-	if r.Value, err = readBody(c.Request); err != nil {
+	value, err := readBody(c.Request)
+	if err != nil {
 		httpapi.Fail(c, err)
 		return
 	}
+	defer value.free()
+	r.Value = value.b
 	res, err := d.write(c, &p, &r)
 	if err != nil {
 		httpapi.Fail(c, err)
@@ -88,22 +92,32 @@ func (d *door) token(c *gin.Context, p *params) (t api.Token, given bool, err er
 	return t, true, d.srv.Allow(c.Request.Context(), auth.Read, warehouse.TokenResource(&t))
 }
 
-// readBody reads the value into memory of just its size when the client tells it.
-func readBody(r *http.Request) ([]byte, error) {
+// readBody reads the value. The caller frees it once the write is through, which keeps
+// a copy of its own.
+func readBody(r *http.Request) (*buffer, error) {
+	v := buffers.Get().(*buffer)
+	v.b = v.b[:0]
 	if r.Body == nil || r.ContentLength == 0 {
-		return nil, nil
+		return v, nil
 	}
-	var buf bytes.Buffer
 	if r.ContentLength > 0 && r.ContentLength <= 32<<20 {
-		buf.Grow(int(r.ContentLength) + bytes.MinRead)
+		v.b = slices.Grow(v.b, int(r.ContentLength)+1) // one more, to meet the end
 	}
-	if _, err := io.Copy(&buf, r.Body); err != nil {
-		if e := errs.From(err); e.Code != errs.Internal {
-			return nil, e
+	for {
+		if len(v.b) == cap(v.b) {
+			v.b = slices.Grow(v.b, 512)
 		}
-		return nil, errs.New(errs.InvalidArgument, "body: it ended before its announced length").Wrap(err)
+		n, err := r.Body.Read(v.b[len(v.b):cap(v.b)])
+		switch v.b = v.b[:len(v.b)+n]; {
+		case err == nil:
+		case errors.Is(err, io.EOF):
+			return v, nil
+		case errs.From(err).Code != errs.Internal:
+			return nil, errs.From(err)
+		default:
+			return nil, errs.New(errs.InvalidArgument, "body: it ended before its announced length").Wrap(err)
+		}
 	}
-	return buf.Bytes(), nil
 }
 
 func (d *door) delete(c *gin.Context) {

@@ -30,6 +30,10 @@ func (v *version) record() (*Record, error) {
 // which costs as much as some 20 to 40 steps.
 const leapRows = 32
 
+// mostPatience is how many rows pass steps over that nobody asks for before it searches
+// the next key.
+const mostPatience = 8
+
 // past walks the rows of hist key by key.
 type past struct {
 	r    state.Reader
@@ -38,13 +42,19 @@ type past struct {
 	held []byte // its value
 	err  error
 
+	// patience is how many rows that nobody asks for are stepped over: fewer and fewer
+	// while keys have more.
+	patience int
+
 	own []byte // the key with its terminator, as its rows begin; nil at the end
 	key []byte // the same without escapes
+
+	after []byte // room for a row's key
 }
 
 // openPast stands on the first key of [start, end).
 func openPast(r state.Reader, start, end []byte) *past {
-	p := &past{r: r, c: r.Cursor(TableHist, histStart(start), histEnd(end))}
+	p := &past{r: r, patience: mostPatience, c: r.Cursor(TableHist, histStart(start), histEnd(end))}
 	p.next()
 	p.enter()
 	return p
@@ -84,7 +94,8 @@ func (p *past) here() bool {
 // lo and hi.
 func (p *past) pass(lo, hi uint64) (then, now version) {
 	var thenRow, thenHeld, nowRow, nowHeld []byte
-	for rows := 1; p.here(); rows++ {
+	rows, newer := 0, 0
+	for ; p.here(); p.next() {
 		mod := binary.BigEndian.Uint64(p.row[len(p.own):])
 		if mod <= lo {
 			thenRow, thenHeld = p.row, p.held
@@ -92,19 +103,26 @@ func (p *past) pass(lo, hi uint64) (then, now version) {
 		if mod <= hi {
 			nowRow, nowHeld = p.row, p.held
 		}
-		if rows == leapRows {
-			if mod < lo {
-				thenRow, thenHeld = p.last(lo)
-			}
-			if mod < hi {
-				nowRow, nowHeld = p.last(hi)
-			}
-			after := bytes.Clone(p.own)
-			after[len(after)-1]++ // the terminator 0x00 0x01 becomes 0x00 0x02, below any 0x00 0xff
-			p.c.Seek(after)
+		if rows++; mod > lo && mod > hi {
+			newer++
 		}
+		if rows < leapRows && newer < p.patience {
+			continue
+		}
+		if mod < lo {
+			thenRow, thenHeld = p.last(lo)
+		}
+		if mod < hi {
+			nowRow, nowHeld = p.last(hi)
+		}
+		p.after = append(p.after[:0], p.own...)
+		p.after[len(p.after)-1]++ // the terminator 0x00 0x01 becomes 0x00 0x02, below any 0x00 0xff
+		p.c.Seek(p.after)
 		p.next()
+		p.patience = max(p.patience/2, 1)
+		return p.version(thenRow, thenHeld, lo), p.version(nowRow, nowHeld, hi)
 	}
+	p.patience = min(2*p.patience, mostPatience)
 	return p.version(thenRow, thenHeld, lo), p.version(nowRow, nowHeld, hi)
 }
 

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"testing"
@@ -316,5 +317,86 @@ func (m *model) lookChanges(rt *rapid.T, r state.Reader) {
 	})
 	if err != nil || !slices.Equal(got, want) {
 		rt.Fatalf("changes from %d to %d: %q; model %q; %v", from, to, got, want, err)
+	}
+}
+
+// Long ranges are read in several batches, their counts corrected by more changes than
+// are read, many at each revision. All is as key by key.
+func TestLongPast(t *testing.T) {
+	s := openStore(t)
+	const keys = 1500
+	order := rand.New(rand.NewPCG(1, 2))
+	for round := range 2 * minRecount / keys {
+		var ops []api.Op
+		for _, i := range order.Perm(keys) {
+			k := fmt.Appendf(nil, "k%04d", i)
+			if (round+i)%7 == 0 {
+				ops = append(ops, api.Op{Delete: &api.DeleteOp{Span: api.One(k)}})
+			} else {
+				ops = append(ops, api.Op{Put: &api.PutOp{Key: k, Value: fmt.Append(nil, round, " ", i)}})
+			}
+		}
+		if _, err := s.txn(&api.Txn{Then: ops}); err != nil {
+			t.Fatal(err)
+		}
+		if round == minRecount/keys {
+			if err := s.m.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	v := s.m.View()
+	defer v.Release()
+	q := Query{R: v, Meta: s.meta(), Counts: FrozenCounts(v)}
+	before := map[string]string{}
+	for rev := uint64(1); rev <= q.Meta.Revision; rev++ {
+		now := map[string]string{}
+		for i := range keys {
+			k := fmt.Sprintf("k%04d", i)
+			rec, ok, err := At(v, []byte(k), rev)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ok && !rec.Deleted {
+				now[k] = show(k, &rec)
+			}
+		}
+		longRanges(t, &q, rev, now)
+		var differ, got []string // each put has its own value
+		for i := range keys {
+			if k := fmt.Sprintf("k%04d", i); before[k] != now[k] {
+				differ = append(differ, k)
+			}
+		}
+		err := Diff(v, []byte("k"), nil, max(rev-1, 1), rev, func(d Difference) bool { got = append(got, string(d.Key)); return true })
+		if err != nil || !slices.Equal(got, differ) {
+			t.Fatalf("at %d differ %q, %v; want %q", rev, got, err, differ)
+		}
+		before = now
+	}
+}
+
+// longRanges reads ranges whose limits lie about the ends of batches.
+func longRanges(t *testing.T, q *Query, rev uint64, now map[string]string) {
+	t.Helper()
+	want := slices.Collect(maps.Values(now))
+	slices.Sort(want)
+	for _, limit := range []int{0, 1, firstBatch - 1, firstBatch, firstBatch + 1, 3*firstBatch - 1, 3 * firstBatch, 3*firstBatch + 1, 10_000} {
+		part := want
+		if limit > 0 {
+			part = want[:min(limit, len(want))]
+		}
+		res, err := q.Range(&api.RangeRequest{Span: api.Prefix([]byte("k")), Revision: rev, Limit: int64(limit)}, bytes.Clone)
+		got := part[:0:0]
+		for i := range res.Items {
+			kv := &res.Items[i]
+			got = append(got, fmt.Sprintf("%q=%q@%d/%d v%d", kv.Key, kv.Value, kv.CreateRevision, kv.ModRevision, kv.Version))
+		}
+		if err != nil || res.Count != uint64(len(want)) || !slices.Equal(got, part) {
+			t.Fatalf("at %d with limit %d: %d keys, %q, %v; want %d, %q", rev, limit, res.Count, got, err, len(want), part)
+		}
+	}
+	if n, err := q.countWalk([]byte("k"), nil, rev); err != nil || n != uint64(len(want)) {
+		t.Fatalf("at %d a walk counts %d, %v; want %d", rev, n, err, len(want))
 	}
 }

@@ -210,6 +210,9 @@ func sortItems(items []api.KV, req *api.RangeRequest) {
 // revision, before the range is walked instead.
 const minRecount = 20_000
 
+// probeRows is after how many of them it is guessed how many there are.
+const probeRows = 512
+
 // Count counts the visible keys of [start, end) at rev. At the newest revision it
 // sums blocks; before it, it corrects that sum by the keys that came and went since,
 // unless walking the range seems cheaper.
@@ -223,22 +226,26 @@ func (q *Query) Count(start, end []byte, rev uint64) (uint64, error) {
 	if q.Meta.Revision-rev > most {
 		return q.countWalk(start, end, rev)
 	}
-	own, rows := system(start, end), uint64(0)
+	own, rows, enough := system(start, end), uint64(0), false
 	err = Changes(q.R, rev+1, q.Meta.Revision, func(l Log) bool {
 		rows++
+		if rows == probeRows { // transactions have many rows a revision
+			enough = (q.Meta.Revision-rev)/(l.Revision-rev) > most/rows
+		}
+		enough = enough || rows > most
 		came, went := l.Kind == Put && l.Prev == 0, l.Kind == Delete
 		if !came && !went || bytes.Compare(l.Key, start) < 0 || (end != nil && bytes.Compare(l.Key, end) >= 0) ||
 			bytes.HasPrefix(l.Key, systemPrefix) && !own {
-			return rows <= most
+			return !enough
 		}
 		if came {
 			n--
 		} else {
 			n++
 		}
-		return rows <= most
+		return !enough
 	})
-	if err == nil && rows > most {
+	if err == nil && enough {
 		return q.countWalk(start, end, rev)
 	}
 	return n, err

@@ -103,7 +103,7 @@ func TestReach(t *testing.T) {
 		b, slot := v.gen().base, v.gen().reg.slot(tblKV)
 		var end []byte
 		for at := []byte("0"); at != nil; at, n = end, n+1 {
-			first, next := b.leafOf(slot, at)
+			_, first, next := b.leafOf(slot, at)
 			require.True(t, n == 0 || bytes.Equal(first, at))
 			end = next
 		}

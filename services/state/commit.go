@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -270,13 +271,16 @@ func (m *Machine) putRows(tx *bolt.Tx, b *batch) error {
 		}
 		bucket := tx.Bucket(m.reg.tables[i].bucket)
 		bucket.FillPercent = fillPercent
+		c := bucket.Cursor() // Bucket.Delete makes one for each row
 		var err error
 		t.Scan(func(r row) bool {
 			if n++; n%trimRows == 0 {
 				m.trimPaced()
 			}
 			if r.value == nil {
-				err = bucket.Delete(r.key)
+				if k, _ := c.Seek(r.key); bytes.Equal(k, r.key) {
+					err = c.Delete()
+				}
 			} else {
 				err = bucket.Put(r.key, r.value)
 			}

@@ -34,7 +34,8 @@ type layer []*tree
 // next write to either copy clones only the nodes on its path.
 type overlay struct {
 	trees     layer
-	dirty     []bool // changed since the last publish
+	hints     []btree.PathHint // by slot: where the last row was put
+	dirty     []bool           // changed since the last publish
 	anyDirty  bool
 	published layer
 	bytes     int64
@@ -43,6 +44,7 @@ type overlay struct {
 func newOverlay(tables int) *overlay {
 	return &overlay{
 		trees:     make(layer, tables),
+		hints:     make([]btree.PathHint, tables),
 		dirty:     make([]bool, tables),
 		published: make(layer, tables),
 	}
@@ -54,7 +56,7 @@ func (o *overlay) put(slot int, key, value []byte) {
 		t = newTree()
 		o.trees[slot] = t
 	}
-	old, replaced := t.Set(row{key, value})
+	old, replaced := t.SetHint(row{key, value}, &o.hints[slot])
 	o.bytes += int64(len(value))
 	if replaced {
 		o.bytes -= int64(len(old.value))

@@ -185,22 +185,32 @@ func (b *base) read(slot int, key []byte) (value []byte, found, ok bool) {
 	}
 	buf := pageBuffers.Get().(*pageBuffer)
 	defer buf.put()
-	p := b.h.readPage(id, buf)
+	v, found := b.h.readLeaf(id, buf).find(key)
+	if !found {
+		return nil, false, true
+	}
+	return append(make([]byte, 0, len(v)), v...), true, true
+}
+
+func (h *handle) readLeaf(id uint64, buf *pageBuffer) page {
+	p := h.readPage(id, buf)
 	if p.flags() != leafPage {
 		panic(fmt.Errorf("page %d is no leaf", id))
 	}
+	return p
+}
+
+// find looks a key up in a leaf.
+func (p page) find(key []byte) (value []byte, found bool) {
 	i := sort.Search(p.count(), func(i int) bool {
 		k, _ := p.row(i)
 		return bytes.Compare(k, key) >= 0
 	})
 	if i == p.count() {
-		return nil, false, true
+		return nil, false
 	}
 	k, v := p.row(i)
-	if !bytes.Equal(k, key) {
-		return nil, false, true
-	}
-	return append(make([]byte, 0, len(v)), v...), true, true
+	return v, bytes.Equal(k, key)
 }
 
 // walk calls fn for every row of a table in key order until it returns false. Rows

@@ -63,7 +63,7 @@ func (s *spread) table(b *base, slot int, t *tree) (again int) {
 		}
 		begun = true
 		var first []byte
-		first, end = b.leafOf(slot, r.key)
+		_, first, end = b.leafOf(slot, r.key)
 		// The slot tells tables apart whose keys are alike.
 		from := maphash.Bytes(s.seed, first) + uint64(slot)
 		to := maphash.Bytes(s.seed, end) + uint64(slot)
@@ -78,11 +78,11 @@ func (s *spread) table(b *base, slot int, t *tree) (again int) {
 	return again
 }
 
-// leafOf gives the key that leads to the leaf of key, and the one that leads to the next
-// leaf: nil for the last one. A table of one leaf has neither.
-func (b *base) leafOf(slot int, key []byte) (first, end []byte) {
+// leafOf gives the leaf of key, the key that leads to it, and the one that leads to the
+// next leaf: nil for the last one. A table of one leaf has neither.
+func (b *base) leafOf(slot int, key []byte) (id uint64, first, end []byte) {
 	s := b.shapeOf(slot)
-	id := s.root
+	id = s.root
 	for range s.depth {
 		p := b.branch(id)
 		// The first child whose first key is greater; the one before it leads on, and
@@ -96,5 +96,5 @@ func (b *base) leafOf(slot int, key []byte) (first, end []byte) {
 		}
 		first, id = p.child(i - 1)
 	}
-	return first, end
+	return id, first, end
 }

@@ -97,7 +97,7 @@ func (w *writer) put(key, value []byte, lease uint64, old []byte, prev *Record) 
 	if prev == nil {
 		size += pastSize(key, &l) // small: all rows in one allocation
 	}
-	a := arena{make([]byte, 0, size)}
+	a := arena{b: make([]byte, 0, size)}
 	l.Key = a.add(key)
 	row := a.cut(func(b []byte) []byte { return appendRecord(b, &r) })
 	if prev != nil {
@@ -117,45 +117,67 @@ func (w *writer) put(key, value []byte, lease uint64, old []byte, prev *Record) 
 // remove deletes a key that exists: the log takes its record, and a tombstone that
 // says who deleted it and when.
 func (w *writer) remove(key, old []byte, prev *Record) {
+	l := w.bury(&arena{}, key, old, prev)
+	w.take(&l, prev)
+	w.past(arena{}, &l)
+	w.emit(&l, l.tombstone)
+}
+
+// bury makes the log row of the deletion of a key, and its event's parts in a.
+func (w *writer) bury(a *arena, key, old []byte, prev *Record) Log {
 	t := Record{
 		CreateRevision: w.meta.Revision, ModRevision: w.meta.Revision, StoreRevision: w.tx.Next(),
 		Created: w.time, Modified: w.time, Deleted: true, Actor: []byte(w.actor),
 	}
 	l := Log{Kind: Delete, Prev: prev.ModRevision, old: old}
-	a := arena{make([]byte, 0, len(key)+recordOverhead+len(w.actor))}
+	a.room(len(key) + recordOverhead + len(w.actor))
 	l.Key = a.add(key)
 	l.tombstone = a.cut(func(b []byte) []byte { return appendRecord(b, &t) })
-	w.resize(key, -1, -int64(len(key)+len(prev.Value)))
+	return l
+}
+
+// take takes a key away.
+func (w *writer) take(l *Log, prev *Record) {
+	size := len(l.Key) + len(prev.Value)
+	w.resize(l.Key, -1, -int64(size))
 	w.tx.DeleteFound(TableKV, l.Key)
 	w.meta.Keys--
-	w.meta.Bytes -= uint64(len(key) + len(prev.Value))
-	w.past(a, &l)
-	w.emit(&l, l.tombstone)
+	w.meta.Bytes -= uint64(size)
 }
 
 // pastSize bounds the bytes that past writes.
 func pastSize(key []byte, l *Log) int {
 	n := logOverhead + len(key) + len(l.tombstone) + len(l.old)
 	if l.Prev != 0 {
-		n += escapedLen(key) + 8 + 2*binary.MaxVarintLen64
+		n += histSize(key)
 	}
 	return n
 }
+
+// histSize bounds the bytes of a row of hist.
+func histSize(key []byte) int { return escapedLen(key) + 8 + 2*binary.MaxVarintLen64 }
 
 // past writes a change to the log, with the record that it supersedes, and to hist
 // where that record is now. The rows take what room a has, or an allocation of their
 // own: events share that of a, and should not keep what was superseded.
 func (w *writer) past(a arena, l *Log) {
 	l.Revision, l.Sub = w.meta.Revision, w.sub
-	if n := pastSize(l.Key, l); cap(a.b)-len(a.b) < n {
-		a.b = make([]byte, 0, n)
+	a.room(pastSize(l.Key, l))
+	w.hist(&a, l)
+	w.log(&a, l)
+}
+
+func (w *writer) hist(a *arena, l *Log) {
+	if l.Prev == 0 {
+		return
 	}
-	if l.Prev != 0 {
-		k := a.cut(func(b []byte) []byte { return appendHistKey(b, l.Key, l.Prev) })
-		v := a.cut(func(b []byte) []byte { return appendPlace(b, l.Prev, place{l.Revision, l.Sub}) })
-		w.tx.Put(TableHist, k, v)
-		w.meta.Past += uint64(len(k) + len(v))
-	}
+	k := a.cut(func(b []byte) []byte { return appendHistKey(b, l.Key, l.Prev) })
+	v := a.cut(func(b []byte) []byte { return appendPlace(b, l.Prev, place{l.Revision, l.Sub}) })
+	w.tx.Put(TableHist, k, v)
+	w.meta.Past += uint64(len(k) + len(v))
+}
+
+func (w *writer) log(a *arena, l *Log) {
 	k := a.cut(func(b []byte) []byte { return appendLogKey(b, l.Revision, l.Sub) })
 	v := a.cut(l.append)
 	w.tx.Put(TableLog, k, v)
@@ -179,7 +201,17 @@ func (w *writer) emit(l *Log, row []byte) {
 }
 
 // arena hands out parts of one allocation, each with no room to grow into the next.
-type arena struct{ b []byte }
+type arena struct {
+	b     []byte
+	least int // size of an allocation
+}
+
+// room makes sure that so many bytes fit, in an allocation of their own if they did not.
+func (a *arena) room(n int) {
+	if cap(a.b)-len(a.b) < n {
+		a.b = make([]byte, 0, max(n, a.least))
+	}
+}
 
 func (a *arena) cut(add func([]byte) []byte) []byte {
 	n := len(a.b)
@@ -330,53 +362,6 @@ func applyDelete(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 		leasetable.Detach(tx, prev.Lease, leasetable.OwnerWarehouse, c.Key)
 	}
 	return Written{Revision: w.meta.Revision, PrevRevision: prev.ModRevision}.encode(), nil
-}
-
-// leaseEnded deletes the keys of ended leases, those of each lease at a revision of
-// their own.
-func leaseEnded(tx *state.Tx, ends []leasetable.End) error {
-	w, err := newWriter(tx, ends[0].Time, "")
-	if err != nil {
-		return err
-	}
-	keys := 0
-	for i := range ends {
-		keys += len(ends[i].Keys)
-	}
-	w.changes = make([]Change, 0, keys)
-	before := w.meta.Revision
-	for i := range ends {
-		if err := w.leaseEnded(&ends[i]); err != nil {
-			return err
-		}
-	}
-	if w.meta.Revision > before {
-		w.meta.Revision-- // none was given to the lease after the last
-		w.finish()
-	}
-	return nil
-}
-
-func (w *writer) leaseEnded(e *leasetable.End) error {
-	why := "lease-revoked:"
-	if e.Expired {
-		why = "lease-expired:"
-	}
-	w.actor, w.sub = why+strconv.FormatUint(e.Lease, 10), 0
-	for _, k := range e.Keys {
-		old, prev, err := latest(w.tx, k)
-		if err != nil {
-			return err
-		}
-		if old == nil || prev.Lease != e.Lease {
-			continue
-		}
-		w.remove(k, old, &prev)
-	}
-	if w.sub > 0 {
-		w.meta.Revision++
-	}
-	return nil
 }
 
 func applyCompact(tx *state.Tx, cmd *command.Command) ([]byte, error) {

@@ -11,15 +11,28 @@ import (
 )
 
 // What it costs to end a lease with one key: 100,000 that come up in the same second,
-// with keys that lie scattered, from the state's overlay and from its file.
+// with keys in order or scattered, from the state's overlay and from its file.
 func BenchmarkExpire(b *testing.B) {
 	const leases = 100_000
-	for _, stored := range []bool{false, true} {
-		b.Run(fmt.Sprintf("file=%v", stored), func(b *testing.B) {
+	inOrder := make([]int, leases)
+	for i := range inOrder {
+		inOrder[i] = i
+	}
+	for _, v := range []struct {
+		name   string
+		order  []int
+		stored bool
+	}{
+		{"scattered/overlay", rand.New(rand.NewPCG(1, 2)).Perm(leases), false},
+		{"scattered/file", rand.New(rand.NewPCG(1, 2)).Perm(leases), true},
+		{"in-order/overlay", inOrder, false},
+		{"in-order/file", inOrder, true},
+	} {
+		b.Run(v.name, func(b *testing.B) {
 			for b.Loop() {
 				b.StopTimer()
 				s := newStore(b, b.TempDir())
-				order := rand.New(rand.NewPCG(1, 2)).Perm(leases)
+				order, stored := v.order, v.stored
 				for at := 0; at < leases; {
 					var batch []command.Command
 					for ; at < leases && len(batch) < command.MaxBatchCommands; at++ {

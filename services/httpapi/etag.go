@@ -253,13 +253,20 @@ func (r *request) failedPrecondition(e *errs.Error) *errs.Error {
 	return out
 }
 
-// ReadTags documents the headers of NotModified, and the answer 304.
+// ReadTags documents the headers of NotModified, and the answer 304. Responses are
+// added before.
 func ReadTags(op *huma.Operation) {
 	op.Parameters = append(op.Parameters, header(ifNoneMatch, "The ETag of an answer: 304 without a body when it is still the same."),
 		header(ifMatch, "The ETag of an answer: failed_precondition (412) when it is not the same."))
 	if op.Responses == nil {
 		op.Responses = map[string]*huma.Response{}
 	}
+	ok := op.Responses["200"]
+	if ok == nil {
+		ok = &huma.Response{Description: http.StatusText(http.StatusOK)}
+		op.Responses["200"] = ok
+	}
+	ok.Headers = map[string]*huma.Param{"ETag": {Description: "The version that the answer shows.", Schema: &huma.Schema{Type: "string"}}}
 	op.Responses["304"] = &huma.Response{Description: "The client has this version."}
 }
 

@@ -59,6 +59,7 @@ func ReadChanges(r state.Reader, from, to uint64, want func(l *Log) bool, fn fun
 	defer c.Close()
 	var changes []readChange
 	var rec Record // one for all: fn keeps none
+	old := false   // most changes of the last batch were superseded
 	for most := firstBatch; ; most = min(2*most, mostChanges) {
 		changes = changes[:0]
 		for len(changes) < most {
@@ -72,14 +73,14 @@ func ReadChanges(r state.Reader, from, to uint64, want func(l *Log) bool, fn fun
 			}
 			changes = append(changes, readChange{log: l, wanted: want(&l)})
 		}
-		if err := readWritten(r, changes); err != nil {
+		var err error
+		if old, err = readWritten(r, changes, old); err != nil {
 			return err
 		}
 		for i := range changes {
 			ch := &changes[i]
 			var show *Record
 			if ch.wanted {
-				var err error
 				if rec, err = DecodeRecord(ch.written.row); err != nil {
 					return err
 				}
@@ -100,8 +101,9 @@ func ReadChanges(r state.Reader, from, to uint64, want func(l *Log) bool, fn fun
 const mostChanges = 1024
 
 // readWritten reads the rows that changes wrote. Those that were superseded lie in
-// log, where hist says.
-func readWritten(r state.Reader, changes []readChange) error {
+// log, where hist says, the others in kv. It looks first where old says that most are,
+// and tells where most were.
+func readWritten(r state.Reader, changes []readChange, old bool) (mostOld bool, err error) {
 	var puts []*readChange
 	for i := range changes {
 		ch := &changes[i]
@@ -114,7 +116,7 @@ func readWritten(r state.Reader, changes []readChange) error {
 		}
 	}
 	if len(puts) == 0 {
-		return nil
+		return old, nil
 	}
 	before := func(a, b *readChange) int {
 		return cmp.Or(bytes.Compare(a.log.Key, b.log.Key), cmp.Compare(a.log.Revision, b.log.Revision))
@@ -122,28 +124,43 @@ func readWritten(r state.Reader, changes []readChange) error {
 	if !slices.IsSortedFunc(puts, before) {
 		slices.SortFunc(puts, before)
 	}
-	kv, hist := finder{r: r, t: TableKV}, finder{r: r, t: TableHist}
-	defer kv.close()
-	defer hist.close()
+	w := writtenRows{kv: finder{r: r, t: TableKV}, hist: finder{r: r, t: TableHist}}
+	defer w.kv.close()
+	defer w.hist.close()
 	var places []*version
-	var key []byte
 	for _, ch := range puts {
-		w := &ch.written
-		w.mod = ch.log.Revision
-		if row, ok := kv.find(ch.log.Key); ok && modRevision(row) == w.mod {
-			w.row = row
-			continue
+		ch.written.mod = ch.log.Revision
+		found := w.find(ch, old) || w.find(ch, !old)
+		if w.err != nil || !found {
+			return false, cmp.Or(w.err, ErrRecord)
 		}
-		key = appendHistKey(key[:0], ch.log.Key, w.mod)
-		row, ok := hist.find(key)
-		if !ok {
-			return ErrRecord
+		if ch.written.row == nil {
+			places = append(places, &ch.written)
 		}
-		var err error
-		if _, w.at, err = decodePlace(key, row); err != nil {
-			return err
-		}
-		places = append(places, w)
 	}
-	return readPlaces(r, places)
+	return len(places) > len(puts)/2, readPlaces(r, places)
+}
+
+// writtenRows looks rows up that changes wrote.
+type writtenRows struct {
+	kv, hist finder
+	key      []byte // room for one
+	err      error
+}
+
+// find finds the row that a change wrote, or its place, in one of the two tables.
+func (w *writtenRows) find(ch *readChange, old bool) bool {
+	if !old {
+		row, ok := w.kv.find(ch.log.Key)
+		if ok = ok && modRevision(row) == ch.written.mod; ok {
+			ch.written.row = row
+		}
+		return ok
+	}
+	w.key = appendHistKey(w.key[:0], ch.log.Key, ch.written.mod)
+	row, ok := w.hist.find(w.key)
+	if ok {
+		_, ch.written.at, w.err = decodePlace(w.key, row)
+	}
+	return ok
 }

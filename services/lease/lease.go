@@ -44,7 +44,7 @@ type Config struct {
 
 // DefaultConfig gives the values that are used where nothing is set.
 func DefaultConfig() Config {
-	return Config{Tick: 200 * time.Millisecond, ExpireBatch: 512, ExpireParallel: 2, ProposalTimeout: 5 * time.Second}
+	return Config{Tick: 200 * time.Millisecond, ExpireBatch: 256, ExpireParallel: 2, ProposalTimeout: 5 * time.Second}
 }
 
 // Validate gives every mistake, each with the path of the field relative to the

@@ -147,3 +147,17 @@ func TestReach(t *testing.T) {
 	r = of(all[keys/2:]...)
 	require.LessOrEqual(t, r.again, 1, "the other half of the keys")
 }
+
+// What an idle node writes, such as a row of a clock now and then, says nothing of what
+// comes next: the size of commits is that of a node that has just started.
+func TestSmallCommitsTellNothing(t *testing.T) {
+	f := open(t, Options{Config: lazy()})
+	start := f.flushAt.Load()
+	f.apply(put("clock", "1"))
+	f.flush()
+	require.Equal(t, start, f.flushAt.Load())
+	f.flushAt.Store(2 * start)
+	f.apply(put("clock", "2"))
+	f.flush()
+	require.Equal(t, start, f.flushAt.Load())
+}

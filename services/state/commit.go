@@ -122,6 +122,10 @@ func (m *Machine) rotate() *batch {
 		return nil
 	}
 	b := m.cut()
+	select {
+	case <-m.kick: // it asked for what was cut: who kicks has applied before
+	default:
+	}
 	m.pub.Lock()
 	defer m.pub.Unlock()
 	if m.base == nil {
@@ -255,9 +259,16 @@ func (m *Machine) adapt(rows, pages int64, r reach, pageSize int64) {
 	if rows <= 0 || pages <= 0 {
 		return
 	}
+	if rows < minFlushBytes && r.leaves < telling { // on an idle node it writes next to nothing and tells nothing
+		m.flushAt.Store(min(m.flushAt.Load(), m.startAt()))
+		return
+	}
 	next := min(m.pace.next(rows, pages, r, pageSize), 4*m.flushAt.Load(), m.cfg.FlushBytes)
 	m.flushAt.Store(max(next, min(minFlushBytes, m.cfg.FlushBytes)))
 }
+
+// startAt is the bytes of changes for a commit as long as nothing is known of their cost.
+func (m *Machine) startAt() int64 { return m.cfg.FlushBytes / 4 }
 
 // maxLag is the bytes of unsaved changes at which applying waits: one commit that is
 // being written and one that gathers.

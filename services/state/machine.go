@@ -169,7 +169,7 @@ func Open(opts Options) (*Machine, error) {
 		dirty:    make(chan struct{}, 1), kick: make(chan struct{}, 1), touched: make(chan struct{}, 1),
 		stop: make(chan struct{}), done: make(chan struct{}), opened: time.Now(),
 	}
-	m.flushAt.Store(m.cfg.FlushBytes / 4) // grows with what commits cost
+	m.flushAt.Store(m.startAt()) // grows with what commits cost
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}

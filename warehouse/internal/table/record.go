@@ -124,9 +124,6 @@ func valueLen(row []byte) int {
 	return len(row) - at
 }
 
-// isTombstone tells whether a row says that its key was deleted.
-func isTombstone(row []byte) bool { return len(row) > 1 && row[1]&flagDeleted != 0 }
-
 func unzigzag(u uint64) int64 { return int64(u>>1) ^ -int64(u&1) }
 
 // modRevision reads only a row's mod revision, its first field.

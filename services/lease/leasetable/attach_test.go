@@ -49,7 +49,11 @@ func openTying(t *rapid.T, path string) (k *machine, told map[string]bool) {
 		Grant{ID: id, TTL: MinTTL, Auto: o == OwnerNaming, Meta: []byte("meta")}.Apply(tx)
 	})
 	handle(kindTie, Attach)
-	handle(kindUntie, Detach)
+	handle(kindUntie, func(tx *state.Tx, id uint64, o Owner, key []byte) {
+		if Detach(tx, id, o, key) {
+			CloseIdle(tx, id)
+		}
+	})
 	m, err := state.Open(state.Options{Path: path, Registry: reg, Mode: state.Volatile})
 	if err != nil {
 		t.Fatalf("open: %v", err)

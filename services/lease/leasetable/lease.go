@@ -245,22 +245,30 @@ func Attach(tx *state.Tx, id uint64, o Owner, key []byte) {
 	tx.Put(TableAttached, attachKey(id, o, key), none)
 }
 
-// Detach unties a key. An Auto lease ends with its last key.
-func Detach(tx *state.Tx, id uint64, o Owner, key []byte) {
+// Detach unties a key. idle: that was the last one of an Auto lease, which CloseIdle
+// ends when the command has tied all that it ties.
+func Detach(tx *state.Tx, id uint64, o Owner, key []byte) (idle bool) {
 	l, ok := get(tx, id)
-	held := ok && l.held.Key != nil && l.held.compare(o, key) == 0
 	switch {
-	case held:
+	case ok && l.held.Key != nil && l.held.compare(o, key) == 0:
 		l.held = hung{}
+		putLease(tx, l)
 	case !ok || l.more:
 		tx.Delete(TableAttached, attachKey(id, o, key))
 	}
-	switch {
-	case ok && l.Auto && l.held.Key == nil && !(l.more && anyAttached(tx, id)):
-		remove(tx, &l)
-	case held:
-		putLease(tx, l)
+	return ok && l.idle(tx)
+}
+
+// CloseIdle ends an Auto lease that nothing hangs on.
+func CloseIdle(tx *state.Tx, id uint64) {
+	if l, ok := get(tx, id); ok && l.idle(tx) {
+		tx.DeleteFound(TableLeases, idKey(l.ID))
+		index(tx).remove(deadline{l.Deadline, l.ID})
 	}
+}
+
+func (l *Lease) idle(r state.Reader) bool {
+	return l.Auto && l.held.Key == nil && !(l.more && anyAttached(r, l.ID))
 }
 
 func anyAttached(r state.Reader, id uint64) (found bool) {
@@ -358,11 +366,6 @@ func (l *Lease) move(tx *state.Tx, to uint64) {
 	l.Deadline = to
 	x.add(deadline{l.Deadline, l.ID})
 	putLease(tx, *l)
-}
-
-func remove(tx *state.Tx, l *Lease) {
-	tx.DeleteFound(TableLeases, idKey(l.ID))
-	index(tx).remove(deadline{l.Deadline, l.ID})
 }
 
 func idKey(id uint64) []byte { return binary.BigEndian.AppendUint64(make([]byte, 0, 8), id) }

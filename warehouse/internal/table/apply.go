@@ -55,7 +55,8 @@ type writer struct {
 	time  int64
 	actor string
 	sub   uint32
-	used  []Quota // quotas that the changes touched, as they will be
+	used  []Quota  // quotas that the changes touched, as they will be
+	idle  []uint64 // leases that a key was untied from, and may be no more
 
 	changes []Change // room for the events of many changes in one allocation
 }
@@ -78,6 +79,9 @@ func (w *writer) finish() {
 	w.tx.Put(TableMeta, metaKey, w.meta.encode())
 	for i := range w.used {
 		w.used[i].write(w.tx)
+	}
+	for _, id := range w.idle {
+		leasetable.CloseIdle(w.tx, id)
 	}
 }
 
@@ -281,7 +285,7 @@ func applyPut(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 	if err := g.check(); err != nil {
 		return nil, err
 	}
-	lease := rehang(tx, &c, prev.Lease)
+	lease := w.rehang(&c, prev.Lease)
 	var before *Record
 	if old != nil {
 		before = &prev
@@ -312,26 +316,32 @@ func checkLease(tx *state.Tx, c *PutCommand) error {
 // rehang takes a key from the lease it hung on and hangs it on the one that the
 // command asks for. A key with a TTL has a lease of its own, which a new TTL
 // keeps.
-func rehang(tx *state.Tx, c *PutCommand, old uint64) uint64 {
+func (w *writer) rehang(c *PutCommand, old uint64) uint64 {
 	want := c.Lease
 	if c.TTL != 0 {
-		if l, ok := leasetable.Find(tx, old); old != 0 && ok && l.Auto {
-			leasetable.Retime(tx, l, c.TTL)
+		if l, ok := leasetable.Find(w.tx, old); old != 0 && ok && l.Auto {
+			leasetable.Retime(w.tx, l, c.TTL)
 			return old
 		}
 		g := leasetable.Grant{TTL: c.TTL, Owner: leasetable.OwnerWarehouse, Auto: true}
-		want = g.Apply(tx).ID
+		want = g.Apply(w.tx).ID
 	}
 	if old == want {
 		return want
 	}
-	if old != 0 {
-		leasetable.Detach(tx, old, leasetable.OwnerWarehouse, c.Key)
-	}
+	w.untie(c.Key, old)
 	if want != 0 {
-		leasetable.Attach(tx, want, leasetable.OwnerWarehouse, c.Key)
+		leasetable.Attach(w.tx, want, leasetable.OwnerWarehouse, c.Key)
 	}
 	return want
+}
+
+// untie takes a key from its lease (0 for none). An Auto lease ends with its last key,
+// but not before all changes are made: another may hang a key on it.
+func (w *writer) untie(key []byte, lease uint64) {
+	if lease != 0 && leasetable.Detach(w.tx, lease, leasetable.OwnerWarehouse, key) {
+		w.idle = append(w.idle, lease)
+	}
 }
 
 func applyDelete(tx *state.Tx, cmd *command.Command) ([]byte, error) {
@@ -357,10 +367,8 @@ func applyDelete(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 		return Written{Revision: w.meta.Revision - 1}.encode(), nil
 	}
 	w.remove(c.Key, old, &prev)
+	w.untie(c.Key, prev.Lease)
 	w.finish()
-	if prev.Lease != 0 {
-		leasetable.Detach(tx, prev.Lease, leasetable.OwnerWarehouse, c.Key)
-	}
 	return Written{Revision: w.meta.Revision, PrevRevision: prev.ModRevision}.encode(), nil
 }
 

@@ -7,7 +7,6 @@ import (
 
 	"nekoq/services/command"
 	"nekoq/services/errs"
-	"nekoq/services/lease/leasetable"
 	"nekoq/services/state"
 	"nekoq/warehouse/api"
 )
@@ -139,9 +138,7 @@ func applyRevert(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 		}
 		if d.Then == nil {
 			w.remove(d.Key, old, &prev)
-			if prev.Lease != 0 {
-				leasetable.Detach(tx, prev.Lease, leasetable.OwnerWarehouse, d.Key)
-			}
+			w.untie(d.Key, prev.Lease)
 			out.Deleted++
 			continue
 		}

@@ -7,7 +7,6 @@ import (
 
 	"nekoq/services/command"
 	"nekoq/services/errs"
-	"nekoq/services/lease/leasetable"
 	"nekoq/services/state"
 	"nekoq/warehouse/api"
 )
@@ -342,7 +341,7 @@ func (w *writer) putOp(p *api.PutOp) (*api.PutResult, error) {
 	}
 	lease := prev.Lease
 	if !p.IgnoreLease {
-		lease = rehang(w.tx, &PutCommand{Key: p.Key, TTL: p.TTL, Lease: p.Lease}, prev.Lease)
+		lease = w.rehang(&PutCommand{Key: p.Key, TTL: p.TTL, Lease: p.Lease}, prev.Lease)
 	}
 	out := &api.PutResult{}
 	var before *Record
@@ -392,9 +391,7 @@ func (w *writer) deleteOp(d *api.DeleteOp) (*api.DeleteResult, error) {
 			out.Prev = append(out.Prev, kv)
 		}
 		w.remove(f.key, f.row, &f.rec)
-		if f.rec.Lease != 0 {
-			leasetable.Detach(w.tx, f.rec.Lease, leasetable.OwnerWarehouse, f.key)
-		}
+		w.untie(f.key, f.rec.Lease)
 	}
 	out.Deleted = uint64(len(rows))
 	return out, nil

@@ -11,6 +11,7 @@ import (
 
 	"nekoq/services/command"
 	"nekoq/services/errs"
+	"nekoq/services/lease/leasetable"
 	"nekoq/services/state"
 	"nekoq/warehouse/api"
 )
@@ -662,5 +663,48 @@ func TestCountOfThePast(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A transaction that takes the last key off a lease of a TTL and hangs another on it
+// keeps the lease: the other key ends with it. Without another, the lease is gone.
+func TestTxnHangsAnotherKeyOnTheLeaseOfATTL(t *testing.T) {
+	with := func(k string, lease uint64) api.Op {
+		return api.Op{Put: &api.PutOp{Key: []byte(k), Value: []byte("v"), Lease: lease}}
+	}
+	for name, ops := range map[string]func(lease uint64) []api.Op{
+		"delete":        func(l uint64) []api.Op { return []api.Op{del("a", "b"), with("b", l)} },
+		"another lease": func(l uint64) []api.Op { return []api.Op{with("a", 0), with("b", l)} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openStore(t)
+			w, err := s.put(PutCommand{Key: []byte("a"), Value: []byte("v"), TTL: 1000, IfRevision: AnyRevision})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.txn(&api.Txn{Then: ops(w.Lease)}); err != nil {
+				t.Fatal(err)
+			}
+			s.step(2000)
+			if e := s.expire(); e.Leases != 1 || e.Keys != 1 {
+				t.Fatalf("%+v", e)
+			}
+			v := s.m.View()
+			defer v.Release()
+			if _, ok, err := Latest(v, []byte("b")); ok || err != nil {
+				t.Fatalf("the key outlived its lease: %v %v", ok, err)
+			}
+			if w, err = s.put(PutCommand{Key: []byte("c"), Value: []byte("v"), TTL: 1000, IfRevision: AnyRevision}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.txn(&api.Txn{Then: []api.Op{del("c", "d")}}); err != nil {
+				t.Fatal(err)
+			}
+			later := s.m.View()
+			defer later.Release()
+			if _, ok := leasetable.Find(later, w.Lease); ok {
+				t.Fatal("the lease of a TTL is left without its key")
+			}
+		})
 	}
 }

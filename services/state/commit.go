@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -287,6 +288,7 @@ func (m *Machine) putRows(tx *bolt.Tx, b *batch) error {
 		t.Scan(func(r row) bool {
 			if n++; n%trimRows == 0 {
 				m.trimPaced()
+				runtime.Gosched() // requests wait for a processor, the file does not
 			}
 			if r.value == nil {
 				if k, _ := c.Seek(r.key); bytes.Equal(k, r.key) {

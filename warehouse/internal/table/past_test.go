@@ -7,8 +7,10 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
 	"testing"
+	"weak"
 
 	"pgregory.net/rapid"
 
@@ -398,5 +400,56 @@ func longRanges(t *testing.T, q *Query, rev uint64, now map[string]string) {
 	}
 	if n, err := q.countWalk([]byte("k"), nil, rev); err != nil || n != uint64(len(want)) {
 		t.Fatalf("at %d a walk counts %d, %v; want %d", rev, n, err, len(want))
+	}
+}
+
+// An answer holds room for what it tells, not for the keys that a store has gained
+// since, nor for those that a limit cut off: a transaction may hold thousands of answers.
+func TestAnswerHoldsWhatItTells(t *testing.T) {
+	s := openStore(t)
+	fill := func(from, to int) uint64 {
+		var cmds []command.Command
+		for i := from; i < to; i++ {
+			c := PutCommand{Key: fmt.Appendf(nil, "k%06d", i), IfRevision: AnyRevision}
+			cmds = append(cmds, command.Command{Kind: KindPut, Payload: c.Encode()})
+		}
+		s.apply(cmds...)
+		return s.meta().Revision
+	}
+	const few, many = 2 * longAnswer, 50 * longAnswer
+	early := fill(0, few)
+	now := fill(few, many)
+	v := s.m.View()
+	defer v.Release()
+	q := Query{R: v, Meta: s.meta(), Counts: FrozenCounts(v)}
+	for _, c := range []struct {
+		rev   uint64
+		limit int64
+		order api.SortOrder
+		want  int
+	}{
+		{early, 0, api.Ascending, few},
+		{early, 0, api.Descending, few},
+		{early, 5, api.Descending, 5},
+		{now, 0, api.Ascending, many},
+		{now, 5, api.Descending, 5},
+	} {
+		req := &api.RangeRequest{Span: api.Prefix([]byte("k")), Revision: c.rev, Limit: c.limit, Order: c.order}
+		var first weak.Pointer[byte]
+		res, err := q.Range(req, func(b []byte) []byte {
+			own := append(make([]byte, 0, 64), b...) // no part of a block that others share
+			if first.Value() == nil && len(b) > 0 {
+				first = weak.Make(&own[0])
+			}
+			return own
+		})
+		if n := len(res.Items); err != nil || n != c.want || cap(res.Items) > 5*n {
+			t.Errorf("%+v: %d items in room for %d; %v", c, n, cap(res.Items), err)
+		}
+		runtime.GC()
+		if cut := c.limit > 0; cut && first.Value() != nil {
+			t.Errorf("%+v: the answer holds a key that the limit cut off", c)
+		}
+		runtime.KeepAlive(res)
 	}
 }

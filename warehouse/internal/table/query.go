@@ -127,7 +127,12 @@ func (q *Query) Range(req *api.RangeRequest, keep func([]byte) []byte) (api.Rang
 			return
 		}
 		if all, err := q.countNow(start, end); err == nil {
-			res.Items = slices.Grow(res.Items, max(int(all)-len(res.Items), 0))
+			have := len(res.Items)
+			left := max(int(all)-have, 0)
+			if rev < q.Meta.Revision { // there may have been far fewer keys
+				left = min(left, 3*have)
+			}
+			res.Items = slices.Grow(res.Items, left)
 		}
 	}
 	err := VisibleRangeAt(q.R, q.Meta, start, end, rev, func(k []byte, rec *Record) bool {
@@ -142,7 +147,7 @@ func (q *Query) Range(req *api.RangeRequest, keep func([]byte) []byte) (api.Rang
 		if req.KeysOnly && req.SortBy != api.SortByValue {
 			rec.Value = nil
 		}
-		if len(res.Items) == longAnswer {
+		if n := len(res.Items); n >= longAnswer && n == cap(res.Items) {
 			room()
 		}
 		item := NoteKV(keep(k), rec)
@@ -163,7 +168,7 @@ func (q *Query) Range(req *api.RangeRequest, keep func([]byte) []byte) (api.Rang
 		sortItems(res.Items, req)
 	}
 	if req.Limit > 0 && int64(len(res.Items)) > req.Limit {
-		res.Items, res.More = res.Items[:req.Limit:req.Limit], true
+		res.Items, res.More = slices.Clone(res.Items[:req.Limit]), true // what is cut off may go
 	}
 	if req.KeysOnly {
 		for i := range res.Items {

@@ -298,7 +298,7 @@ func (s *Service) look() *table.Snapshot {
 	}
 	defer s.reading.Unlock()
 	same := *s.members()
-	same.Revision = revision
+	same.Revision = max(same.Revision, revision) // a refresh may have seen a later batch than it was told of
 	s.snapshot.Store(&same)
 	return &same
 }

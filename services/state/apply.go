@@ -62,7 +62,6 @@ func (m *Machine) applyBatch(index, term uint64, entry []byte) (results []Result
 		return nil, errs.New(errs.ShuttingDown, "the state machine is closed")
 	}
 	defer g.release()
-	m.batches++
 	m.tx.base, m.tx.active = g.stack, m.active
 	m.tx.events = nil
 	var current command.Kind

@@ -105,10 +105,14 @@ type Machine struct {
 	indexes  []Index
 	frozenIx []any
 	ring     chainRing
-	seq      uint64   // counts changes of the apply state, for Flush
-	changed  bool     // rows since the last rotation, so a timed flush is due
-	batches  uint64   // begun; those count too that could not be written
-	written  []uint64 // by slot: the batch that last wrote the table
+	seq      uint64 // counts changes of the apply state, for Flush
+	changed  bool   // rows since the last rotation, so a timed flush is due
+	wrote    []bool // by slot: rows that Written has not told of
+
+	news     sync.Mutex // guards what Written tells: mu is held as long as a restore loads
+	told     uint64     // counts batches
+	written  []uint64   // by slot: the batch that last wrote the table
+	revision uint64
 
 	pub      sync.Mutex // guards the parts of the newest generation
 	layer    layer
@@ -244,8 +248,7 @@ func (m *Machine) adopt(h *handle, mt meta) (err error) {
 	m.activeBytes.Store(0)
 	m.flushBytes.Store(0)
 	m.seq++
-	m.batches++
-	m.written = slices.Repeat([]uint64{m.batches}, tables)
+	m.wrote = slices.Repeat([]bool{true}, tables)
 
 	m.pub.Lock()
 	old := m.base
@@ -337,15 +340,32 @@ func (m *Machine) showCurrent() {
 
 // Written gives a number that is another one whenever rows of the tables or the cluster
 // version may have changed since it was asked, and the store revision at which it is so.
-// It tells who looks often whether a View is worth it.
+// It tells who looks often whether a View is worth it: one that is taken afterwards is
+// not older.
 func (m *Machine) Written(tables ...TableID) (at, revision uint64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.news.Lock()
+	defer m.news.Unlock()
 	at = m.written[m.reg.slot(tableSystem)]
 	for _, t := range tables {
 		at = max(at, m.written[m.reg.slot(t)])
 	}
-	return at, m.meta.revision
+	return at, m.revision
+}
+
+// tellWritten makes Written tell of what views show. The caller holds mu.
+func (m *Machine) tellWritten() {
+	m.news.Lock()
+	defer m.news.Unlock()
+	m.told++
+	m.revision = m.meta.revision
+	if m.written == nil {
+		m.written = make([]uint64, len(m.wrote))
+	}
+	for i, w := range m.wrote {
+		if w {
+			m.written[i], m.wrote[i] = m.told, false
+		}
+	}
 }
 
 // acquire takes a reference on the newest generation.
@@ -414,8 +434,9 @@ func (m *Machine) show() {
 	m.pub.Unlock()
 }
 
-// moved tells how far the machine has applied. The caller holds mu.
+// moved tells how far the machine has applied, when views show it. The caller holds mu.
 func (m *Machine) moved() {
+	m.tellWritten()
 	m.applied.Store(&position{m.meta.index, m.meta.term})
 	m.wakeApplied(m.meta.index)
 }

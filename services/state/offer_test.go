@@ -6,6 +6,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -105,6 +106,37 @@ func TestWritten(t *testing.T) {
 		require.True(t, moved(func() { require.NoError(t, f.Restore(newReader(f.snapshot()))) }))
 		require.False(t, moved(func() { f.apply(SetClusterVersion(1)) }))
 	})
+}
+
+// A restore keeps nobody waiting who looks what is new, or takes a view, until the new
+// state is there: large ones take long to load.
+func TestWrittenDuringARestore(t *testing.T) {
+	var f *fixture
+	asked := false
+	f = open(t, Options{Faults: Faults{Restore: func(step string) error {
+		if step != "swap" {
+			return nil
+		}
+		asked = true
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			f.Written(tblKV)
+			f.View().Release()
+		}()
+		select {
+		case <-done:
+		case <-time.After(10 * time.Second):
+			t.Error("it waits for the restore")
+		}
+		return nil
+	}}})
+	f.apply(put("a", "1"))
+	before, _ := f.Written(tblKV)
+	require.NoError(t, f.Restore(newReader(f.snapshot())))
+	require.True(t, asked)
+	after, _ := f.Written(tblKV)
+	require.NotEqual(t, before, after)
 }
 
 // Whoever hears that an entry was applied sees it, however views and batches meet.

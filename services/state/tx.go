@@ -114,7 +114,7 @@ func (tx *Tx) write(t TableID, slot int, key, value []byte) {
 	tx.wrote = true
 	key, value = tx.base.base.h.own(key), tx.base.base.h.own(value)
 	tx.active.put(slot, key, value)
-	tx.m.written[slot] = tx.m.batches
+	tx.m.wrote[slot] = true
 	tx.m.chainChange(t, key, value)
 	for _, i := range tx.m.reg.tables[slot].indexes {
 		if x, ok := tx.m.indexes[i].(RowIndex); ok {

@@ -116,7 +116,7 @@ func (q *Query) Range(req *api.RangeRequest, keep func([]byte) []byte) (api.Rang
 		}
 		return res, nil
 	}
-	sorted, filtered := sorting(req), req.MinMod|req.MaxMod|req.MinCreate|req.MaxCreate != 0
+	sorted, filtered := sorting(req), filtering(req)
 	most := int64(-1)
 	if req.Limit > 0 && !sorted && !filtered {
 		most = req.Limit
@@ -181,6 +181,11 @@ func (q *Query) Range(req *api.RangeRequest, keep func([]byte) []byte) (api.Rang
 func within(req *api.RangeRequest, rec *Record) bool {
 	return rec.ModRevision >= req.MinMod && (req.MaxMod == 0 || rec.ModRevision <= req.MaxMod) &&
 		rec.CreateRevision >= req.MinCreate && (req.MaxCreate == 0 || rec.CreateRevision <= req.MaxCreate)
+}
+
+// filtering tells whether keys may be left out.
+func filtering(req *api.RangeRequest) bool {
+	return req.MinMod|req.MaxMod|req.MinCreate|req.MaxCreate != 0
 }
 
 // sorting tells whether key order is not the order asked for.

@@ -206,6 +206,17 @@ func checkRange(tx *state.Tx, m Meta, req *api.RangeRequest, answer *int) error 
 	if rev == 0 {
 		rev = m.Revision
 	}
+	if filtering(req) || req.Limit > 0 && sorting(req) { // the first keys are not the answer
+		if *answer > MaxTxnAnswer {
+			return nil
+		}
+		q := Query{R: tx, Meta: m, Counts: liveCounts(tx)}
+		res, err := q.Range(req, func(b []byte) []byte { return b })
+		for i := range res.Items {
+			*answer += len(res.Items[i].Key) + len(res.Items[i].Value)
+		}
+		return err
+	}
 	start, end := req.Bounds()
 	return VisibleRangeAt(tx, m, start, end, rev, func(k []byte, rec *Record) bool {
 		n++

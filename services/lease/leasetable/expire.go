@@ -94,7 +94,7 @@ func near(a, b uint64) bool {
 
 // readAll gives the leases, in the order of due. It reads them in the order of their
 // ids, those that lie close to each other in one go.
-func readAll(tx *state.Tx, due []deadline) ([]Lease, error) {
+func readAll(r state.Reader, due []deadline) ([]Lease, error) {
 	leases := make([]Lease, len(due))
 	byID := make([]int, len(due))
 	for i := range byID {
@@ -114,19 +114,26 @@ func readAll(tx *state.Tx, due []deadline) ([]Lease, error) {
 		run := byID[:n]
 		byID = byID[n:]
 		if n == 1 {
-			leases[run[0]], _ = get(tx, due[run[0]].id)
+			leases[run[0]], _ = get(r, due[run[0]].id)
 			continue
 		}
-		tx.Scan(TableLeases, idKey(due[run[0]].id), idKey(due[run[n-1]].id+1), func(k, v []byte) bool {
+		others := 0 // in a row: users choose ids too, with no regard for near
+		r.Scan(TableLeases, idKey(due[run[0]].id), idKey(due[run[n-1]].id+1), func(k, v []byte) bool {
 			id := binary.BigEndian.Uint64(k)
 			for len(run) > 0 && due[run[0]].id < id {
 				run = run[1:]
 			}
 			if len(run) > 0 && due[run[0]].id == id {
 				leases[run[0]], _ = decode(id, v)
+				run, others = run[1:], 0
+				return len(run) > 0
 			}
-			return true
+			others++
+			return others <= maxBetween
 		})
+		for _, i := range run {
+			leases[i], _ = get(r, due[i].id)
+		}
 	}
 	for i := range leases {
 		if leases[i].ID == 0 || leases[i].Deadline != due[i].at {

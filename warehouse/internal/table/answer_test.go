@@ -42,3 +42,53 @@ func TestBoundOfAnAnswerThatIsSortedOrFiltered(t *testing.T) {
 		})
 	}
 }
+
+// So is what ranges answer of the puts before them.
+func TestBoundOfAnAnswerOfOwnPuts(t *testing.T) {
+	s := openStore(t)
+	value := string(make([]byte, MaxTxnAnswer/4))
+	for name, c := range map[string]struct {
+		req   api.RangeRequest
+		large bool
+	}{
+		"key":        {api.RangeRequest{Span: api.One([]byte("z1"))}, true},
+		"prefix":     {api.RangeRequest{Span: api.Prefix([]byte("z"))}, true},
+		"limited":    {api.RangeRequest{Span: api.Prefix([]byte("z")), Limit: 1}, true},
+		"keys only":  {api.RangeRequest{Span: api.Prefix([]byte("z")), KeysOnly: true}, false},
+		"count only": {api.RangeRequest{Span: api.Prefix([]byte("z")), CountOnly: true}, false},
+		"another":    {api.RangeRequest{Span: api.Prefix([]byte("y"))}, false},
+		"before":     {api.RangeRequest{Span: api.Prefix([]byte("z")), Revision: 1}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ops := []api.Op{{Txn: &api.Txn{Then: []api.Op{put("z1", value)}}}, put("z2", "small")}
+			for range 5 {
+				ops = append(ops, api.Op{Range: &c.req})
+			}
+			ops = append(ops, del("a", "zz")) // for the next one; only doors refuse to write a key twice
+			_, err := s.txn(&api.Txn{Then: ops})
+			if c.large != errs.Has(err, errs.TooLarge) || !c.large && err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// A put of what is there already may bring it into an answer.
+func TestBoundOfAnAnswerThatAPutComesInto(t *testing.T) {
+	s := openStore(t)
+	value := string(make([]byte, MaxTxnAnswer/4))
+	if _, err := s.txn(&api.Txn{Then: []api.Op{put("a", value)}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.txn(&api.Txn{Then: []api.Op{put("b", "small")}}); err != nil {
+		t.Fatal(err)
+	}
+	newest := &api.RangeRequest{Span: api.Span{Key: []byte("a"), End: []byte("c")}, Limit: 1, SortBy: api.SortByMod, Order: api.Descending}
+	ops := []api.Op{put("a", value)}
+	for range 5 {
+		ops = append(ops, api.Op{Range: newest})
+	}
+	if _, err := s.txn(&api.Txn{Then: ops}); !errs.Has(err, errs.TooLarge) {
+		t.Fatal(err)
+	}
+}

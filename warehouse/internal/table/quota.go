@@ -155,6 +155,7 @@ type growth struct {
 	bytes int64   // of the whole store's latest keys and values
 	puts  int64   // a put also grows the history
 	of    []delta // by place in w.used
+	made  []made  // by a transaction
 }
 
 type delta struct{ keys, bytes, puts int64 }

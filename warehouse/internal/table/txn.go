@@ -176,7 +176,9 @@ func (b *Branch) check(tx *state.Tx, m Meta, g *growth, answer *int) error {
 		var err error
 		switch o := &b.ops[i]; {
 		case o.Range != nil:
-			err = checkRange(tx, m, o.Range, answer)
+			if err = checkRange(tx, m, o.Range, answer); err == nil {
+				*answer += g.shown(o.Range)
+			}
 		case o.Put != nil:
 			err = checkPut(tx, o.Put, g, answer)
 		case o.Delete != nil:
@@ -252,7 +254,46 @@ func checkPut(tx *state.Tx, p *api.PutOp, g *growth, answer *int) error {
 		*answer += len(p.Key) + len(rec.Value)
 	}
 	g.put(p.Key, size, ok, len(rec.Value))
+	g.made = append(g.made, made{p.Key, size, len(rec.Value), ok})
 	return nil
+}
+
+// made is a put that the operations after it see.
+type made struct {
+	key       []byte
+	size, old int // of the values, in bytes
+	existed   bool
+}
+
+// shown bounds by how many bytes the puts so far make the answer of a range longer.
+func (g *growth) shown(req *api.RangeRequest) int {
+	if req.CountOnly || req.Revision != 0 {
+		return 0
+	}
+	start, end := req.Bounds()
+	part := req.Limit > 0 || filtering(req) // what was there may not have been in the answer
+	sum, most := 0, 0
+	for i := range g.made {
+		p, n := &g.made[i], 0
+		if bytes.Compare(p.key, start) < 0 || end != nil && bytes.Compare(p.key, end) >= 0 {
+			continue
+		}
+		if !p.existed || part {
+			n = len(p.key)
+		}
+		switch {
+		case req.KeysOnly:
+		case part:
+			n += p.size
+		default:
+			n += max(p.size-p.old, 0)
+		}
+		sum, most = sum+n, max(most, n)
+	}
+	if req.Limit > 0 && int64(len(g.made)) > req.Limit {
+		sum = min(sum, int(req.Limit)*most)
+	}
+	return sum
 }
 
 func applyTxn(tx *state.Tx, cmd *command.Command) ([]byte, error) {

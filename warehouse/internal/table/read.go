@@ -50,16 +50,12 @@ func At(r state.Reader, key []byte, rev uint64) (rec Record, ok bool, err error)
 // one up to rev was superseded by rev, a delete did it.
 func histAt(r state.Reader, key []byte, rev uint64) (rec Record, ok bool, err error) {
 	r.ScanReverse(TableHist, histKey(key, 0), histKey(key, rev+1), func(k, v []byte) bool {
-		var p place
-		if _, p, err = decodePlace(k, v); err != nil {
-			return false
-		}
 		var l Log
-		if l, err = p.log(r); err != nil {
+		if l, err = superseding(r, k, v); err != nil {
 			return false
 		}
 		switch {
-		case p.revision > rev:
+		case l.Revision > rev:
 			rec, ok, err = l.Superseded()
 		case l.Kind == Delete:
 			rec, ok, err = l.Written(r)
@@ -69,6 +65,15 @@ func histAt(r state.Reader, key []byte, rev uint64) (rec Record, ok bool, err er
 		return false
 	})
 	return rec, ok, err
+}
+
+// superseding gives the change that superseded the record of a hist row.
+func superseding(r state.Reader, k, v []byte) (Log, error) {
+	_, p, err := decodePlace(k, v)
+	if err != nil {
+		return Log{}, err
+	}
+	return p.log(r)
 }
 
 // Version gives the record that the change (key, rev) wrote: the newest one or a
@@ -165,15 +170,11 @@ func History(r state.Reader, key []byte, before uint64, fn func(rec *Record) boo
 		return err
 	}
 	r.ScanReverse(TableHist, histKey(key, 0), histKey(key, before), func(k, v []byte) bool {
-		var p place
-		if _, p, err = decodePlace(k, v); err != nil {
-			return false
-		}
 		var l Log
-		if l, err = p.log(r); err != nil {
+		if l, err = superseding(r, k, v); err != nil {
 			return false
 		}
-		if l.Kind == Delete && p.revision < before {
+		if l.Kind == Delete && l.Revision < before {
 			if rec, _, err = l.Written(r); err != nil || !fn(&rec) {
 				return false
 			}

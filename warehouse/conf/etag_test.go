@@ -2,32 +2,19 @@ package conf_test
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"testing"
 )
 
-// ask is http with headers; it gives the ETag of the answer, and its body.
+// ask wants an answer with that status and text, and gives its ETag and body.
 func (f *fixture) ask(status int, has, method, path, body string, header ...string) (etag, answer string) {
 	f.t.Helper()
-	req, err := http.NewRequestWithContext(f.ctx, method, "http://nekoq/v1/warehouse/config"+path, strings.NewReader(body))
-	f.ok(err)
-	for i := 0; i+1 < len(header); i += 2 {
-		req.Header.Set(header[i], header[i+1])
+	r := f.http(method, path, body, header...)
+	if r.status != status || !strings.Contains(r.body, has) || status == http.StatusNotModified && len(r.body) > 0 {
+		f.t.Errorf("%s %s %q: %d %s; want %d with %q", method, path, header, r.status, r.body, status, has)
 	}
-	if body != "" {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	res, err := f.sw.HTTPClient().Do(req)
-	f.ok(err)
-	defer func() { _ = res.Body.Close() }()
-	b, err := io.ReadAll(res.Body)
-	f.ok(err)
-	if res.StatusCode != status || !strings.Contains(string(b), has) || status == http.StatusNotModified && len(b) > 0 {
-		f.t.Errorf("%s %s %q: %d %s; want %d with %q", method, path, header, res.StatusCode, b, status, has)
-	}
-	return res.Header.Get("ETag"), string(b)
+	return r.etag, r.body
 }
 
 // The ETag of an item is its revision: If-Match says with it what if_revision does.

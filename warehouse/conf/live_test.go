@@ -312,13 +312,18 @@ func TestCloneCompareImportExport(t *testing.T) {
 type reply struct {
 	status int
 	body   string
+	etag   string
 	json   map[string]any
 }
 
-func (f *fixture) http(method, path, body string) reply {
+// http asks, with headers as name and value in turn.
+func (f *fixture) http(method, path, body string, header ...string) reply {
 	f.t.Helper()
 	req, err := http.NewRequestWithContext(f.ctx, method, "http://nekoq/v1/warehouse/config"+path, strings.NewReader(body))
 	f.ok(err)
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
@@ -327,7 +332,7 @@ func (f *fixture) http(method, path, body string) reply {
 	defer func() { _ = res.Body.Close() }()
 	b, err := io.ReadAll(res.Body)
 	f.ok(err)
-	out := reply{status: res.StatusCode, body: string(b)}
+	out := reply{status: res.StatusCode, body: string(b), etag: res.Header.Get("ETag")}
 	_ = json.Unmarshal(b, &out.json)
 	return out
 }

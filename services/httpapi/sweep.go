@@ -111,6 +111,9 @@ func (s *sweep) move(r *request, deadline time.Time) {
 func (s *sweep) read(r *request, by time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if r.over { // a goroutine of the handler reads on
+		return
+	}
 	if r.bodyBy = by; !by.IsZero() {
 		s.addLocked(r)
 		s.armLocked(by)

@@ -57,6 +57,23 @@ func TestSweep(t *testing.T) {
 	})
 }
 
+// Who reads a body on after its handler has ended is not looked after for ever.
+func TestBodyReadAfterItsHandler(t *testing.T) {
+	s := newServer(t, testConfig(), Deps{})
+	var read func()
+	raw(s, "PUT", "/late", func(c *gin.Context) {
+		body := c.Request.Body
+		read = func() { _, _ = body.Read(make([]byte, 1)) }
+	})
+	s.Handler().ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("PUT", "/late", strings.NewReader("some")))
+	read()
+	s.sweep.mu.Lock()
+	defer s.sweep.mu.Unlock()
+	if s.sweep.first != nil {
+		t.Error("a request that has ended is looked after")
+	}
+}
+
 // A client that goes away ends its request, and the contexts that hang under it, on a
 // real connection; a second request on a connection is not disturbed by the first.
 func TestClientThatGoesAway(t *testing.T) {

@@ -37,7 +37,7 @@ type meta struct {
 
 const (
 	fileMagic   = "NQSTATE\x00"
-	fileVersion = 2
+	fileVersion = 3
 	metaBytes   = 8 + 2 + 6*8
 )
 

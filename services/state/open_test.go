@@ -74,7 +74,7 @@ func TestOpenForeignAndNewerFiles(t *testing.T) {
 	}))
 	require.NoError(t, db.Close())
 	_, err = Open(Options{Path: path, Registry: testRegistry()})
-	require.ErrorContains(t, err, "format version 3; this program reads version 2")
+	require.ErrorContains(t, err, "format version 4; this program reads version 3")
 }
 
 func TestOpenInUse(t *testing.T) {

@@ -2,7 +2,6 @@ package table
 
 import (
 	"bytes"
-	"encoding/binary"
 	"strconv"
 
 	"nekoq/services/command"
@@ -99,10 +98,21 @@ func (w *writer) put(key, value []byte, lease uint64, old []byte, prev *Record) 
 	}
 	size := len(key) + recordOverhead + len(w.actor) + len(value)
 	if prev == nil {
-		size += pastSize(key, &l) // small: all rows in one allocation
+		size += pastSize(key, &l, nil) // small: all rows in one allocation
+	} else {
+		size += 2 * (len(prev.links) + mostLink)
 	}
 	a := arena{b: make([]byte, 0, size)}
 	l.Key = a.add(key)
+	if prev != nil {
+		r.links = a.cut(func(b []byte) []byte {
+			b = appendLink(b, r.ModRevision-prev.ModRevision, w.sub)
+			if prev.Version%markEvery == 0 {
+				return b // prev has a mark
+			}
+			return append(b, prev.links...)
+		})
+	}
 	row := a.cut(func(b []byte) []byte { return appendRecord(b, &r) })
 	if prev != nil {
 		w.meta.Bytes -= uint64(len(key) + len(prev.Value))
@@ -113,7 +123,7 @@ func (w *writer) put(key, value []byte, lease uint64, old []byte, prev *Record) 
 	}
 	w.meta.Bytes += uint64(len(key) + len(value))
 	w.tx.Put(TableKV, l.Key, row)
-	w.past(a, &l)
+	w.past(a, &l, prev)
 	w.emit(&l, row)
 	return r
 }
@@ -123,7 +133,7 @@ func (w *writer) put(key, value []byte, lease uint64, old []byte, prev *Record) 
 func (w *writer) remove(key, old []byte, prev *Record) {
 	l := w.bury(&arena{}, key, old, prev)
 	w.take(&l, prev)
-	w.past(arena{}, &l)
+	w.past(arena{}, &l, prev)
 	w.emit(&l, l.tombstone)
 }
 
@@ -150,33 +160,35 @@ func (w *writer) take(l *Log, prev *Record) {
 }
 
 // pastSize bounds the bytes that past writes.
-func pastSize(key []byte, l *Log) int {
+func pastSize(key []byte, l *Log, prev *Record) int {
 	n := logOverhead + len(key) + len(l.tombstone) + len(l.old)
-	if l.Prev != 0 {
-		n += histSize(key)
+	if marked(l.Kind, prev) {
+		n += markSize(key, prev.links)
 	}
 	return n
 }
 
-// histSize bounds the bytes of a row of hist.
-func histSize(key []byte) int { return escapedLen(key) + 8 + 2*binary.MaxVarintLen64 }
+// marked tells whether a change writes a mark of the record that it supersedes.
+func marked(kind ChangeKind, prev *Record) bool {
+	return prev != nil && (kind == Delete || prev.Version%markEvery == 0)
+}
 
-// past writes a change to the log, with the record that it supersedes, and to hist
-// where that record is now. The rows take what room a has, or an allocation of their
-// own: events share that of a, and should not keep what was superseded.
-func (w *writer) past(a arena, l *Log) {
+// past writes a change to the log, with the record that it supersedes, and the mark of
+// that. The rows take what room a has, or an allocation of their own: events share that
+// of a, and should not keep what was superseded.
+func (w *writer) past(a arena, l *Log, prev *Record) {
 	l.Revision, l.Sub = w.meta.Revision, w.sub
-	a.room(pastSize(l.Key, l))
-	w.hist(&a, l)
+	a.room(pastSize(l.Key, l, prev))
+	if marked(l.Kind, prev) {
+		w.mark(&a, l, prev)
+	}
 	w.log(&a, l)
 }
 
-func (w *writer) hist(a *arena, l *Log) {
-	if l.Prev == 0 {
-		return
-	}
-	k := a.cut(func(b []byte) []byte { return appendHistKey(b, l.Key, l.Prev) })
-	v := a.cut(func(b []byte) []byte { return appendPlace(b, l.Prev, place{l.Revision, l.Sub}) })
+func (w *writer) mark(a *arena, l *Log, prev *Record) {
+	m := mark{mod: l.Prev, create: prev.CreateRevision, at: place{l.Revision, l.Sub}, links: prev.links}
+	k := a.cut(func(b []byte) []byte { return appendHistKey(b, l.Key, m.mod) })
+	v := a.cut(m.append)
 	w.tx.Put(TableHist, k, v)
 	w.meta.Past += uint64(len(k) + len(v))
 }
@@ -457,10 +469,12 @@ func (s *sweep) run(tx *state.Tx, start, end []byte, most uint64, keep bool) (er
 		}
 		s.revision, s.sub = l.Revision, l.Sub
 		if keep {
-			s.strip(tx, &l, len(v))
-			return true
+			err = s.strip(tx, &l, len(v))
+			return err == nil
 		}
-		s.forget(tx, &l)
+		if err = s.forget(tx, &l); err != nil {
+			return false
+		}
 		s.rows++
 		s.bytes += uint64(len(k) + len(v))
 		tx.DeleteFound(TableLog, k)
@@ -469,14 +483,16 @@ func (s *sweep) run(tx *state.Tx, start, end []byte, most uint64, keep bool) (er
 	return err
 }
 
-// strip leaves of a log row what a watch that begins with it needs. The hist row of a
-// delete stays: it tells that the key was there, and when it went.
-func (s *sweep) strip(tx *state.Tx, l *Log, size int) {
+// strip leaves of a log row what a watch that begins with it needs. The mark of a
+// deleted key stays: it tells that the key was there, and when it went.
+func (s *sweep) strip(tx *state.Tx, l *Log, size int) error {
 	if l.Kind == Put {
-		s.forget(tx, l)
+		if err := s.forget(tx, l); err != nil {
+			return err
+		}
 	}
 	if len(l.old) == 0 {
-		return
+		return nil
 	}
 	s.rows++
 	stripped := make([]byte, 0, size-len(l.old))
@@ -484,21 +500,27 @@ func (s *sweep) strip(tx *state.Tx, l *Log, size int) {
 	v := l.append(stripped)
 	s.bytes += uint64(size - len(v))
 	tx.Put(TableLog, logKey(l.Revision, l.Sub), v)
+	return nil
 }
 
-// forget removes the hist row of the record that a change superseded.
-func (s *sweep) forget(tx *state.Tx, l *Log) {
-	if l.Prev == 0 {
-		return
+// forget removes the mark of the record that a change superseded.
+func (s *sweep) forget(tx *state.Tx, l *Log) error {
+	if l.Kind == Put {
+		// A row that was stripped has lost its mark then.
+		old, ok, err := l.Superseded()
+		if err != nil || !ok || old.Version%markEvery != 0 {
+			return err
+		}
 	}
 	k := histKey(l.Key, l.Prev)
 	v, ok := tx.Get(TableHist, k)
 	if !ok {
-		return
+		return nil
 	}
 	s.rows++
 	s.bytes += uint64(len(k) + len(v))
 	tx.DeleteFound(TableHist, k)
+	return nil
 }
 
 // FutureRevision is the refusal of a revision ahead of the store's.

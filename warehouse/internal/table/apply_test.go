@@ -222,6 +222,8 @@ func TestReplay(t *testing.T) {
 func FuzzRecord(f *testing.F) {
 	r := Record{CreateRevision: 3, ModRevision: 9, Version: 2, Lease: 1 << 62, StoreRevision: 100, Created: 5, Modified: 1 << 60, Actor: []byte("http:me"), Value: []byte("value")}
 	f.Add(appendRecord(nil, &r))
+	r.links = appendLink(appendLink(nil, 2, 0), 4, 3)
+	f.Add(appendRecord(nil, &r))
 	f.Add(appendRecord(nil, &Record{Deleted: true, ModRevision: 1 << 40}))
 	f.Add([]byte{1, 2, 1, 1, 1, 1, 1, 1, 1, 0, 2, 9, 9, 'v'})
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -262,21 +264,34 @@ func FuzzLogRow(f *testing.F) {
 	f.Add(logKey(l.Revision, l.Sub), l.append(nil))
 	l.Kind, l.Prev, l.old, l.tombstone = Delete, 9, nil, []byte("tomb")
 	f.Add(logKey(l.Revision, l.Sub), l.append(nil))
-	f.Add(histKey([]byte("k"), 7), appendPlace(nil, 7, place{9, 1}))
+	f.Add(histKey([]byte("k"), 7), (&mark{mod: 7, create: 2, at: place{9, 1}, links: appendLink(nil, 3, 4)}).append(nil))
 	f.Fuzz(func(t *testing.T, k, v []byte) {
 		if l, err := decodeLog(k, v); err == nil {
 			again, err := decodeLog(logKey(l.Revision, l.Sub), l.append(nil))
 			if err != nil || fmt.Sprintf("%+v", again) != fmt.Sprintf("%+v", l) {
 				t.Fatalf("%+v became %+v: %v", l, again, err)
 			}
-			if size := pastSize(l.Key, &l); len(l.append(nil))+12 > size {
+			if size := pastSize(l.Key, &l, nil); len(l.append(nil))+12 > size {
 				t.Fatalf("%+v takes more than %d bytes", l, size)
 			}
 		}
-		if mod, p, err := decodePlace(k, v); err == nil {
-			again, q, err := decodePlace(k, appendPlace(nil, mod, p))
-			if err != nil || again != mod || q != p {
-				t.Fatalf("%d %+v became %d %+v: %v", mod, p, again, q, err)
+		if m, err := decodeMark(k, v); err == nil {
+			b := m.append(nil)
+			again, err := decodeMark(k, b)
+			if err != nil || fmt.Sprint(again) != fmt.Sprint(m) {
+				t.Fatalf("%+v became %+v: %v", m, again, err)
+			}
+			if size := markSize(nil, m.links); len(b)+10 > size {
+				t.Fatalf("%+v takes more than %d bytes", m, size)
+			}
+			for t := m.trail(); ; {
+				before := t.mod
+				if _, ok := t.back(); !ok {
+					break
+				}
+				if t.mod == 0 || t.mod >= before {
+					panic(fmt.Sprint("a trail from ", before, " to ", t.mod))
+				}
 			}
 		}
 	})

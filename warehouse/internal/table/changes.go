@@ -19,6 +19,12 @@ type finder struct {
 }
 
 func (f *finder) find(key []byte) (value []byte, ok bool) {
+	f.seek(key)
+	return f.value, !f.end && bytes.Equal(f.key, key)
+}
+
+// seek stands on the first row that is not before key.
+func (f *finder) seek(key []byte) {
 	switch {
 	case f.c == nil:
 		f.c = f.r.Cursor(f.t, key, nil)
@@ -27,7 +33,6 @@ func (f *finder) find(key []byte) (value []byte, ok bool) {
 		f.c.Seek(key)
 		f.next()
 	}
-	return f.value, !f.end && bytes.Equal(f.key, key)
 }
 
 func (f *finder) next() {
@@ -148,19 +153,44 @@ type writtenRows struct {
 	err      error
 }
 
-// find finds the row that a change wrote, or its place, in one of the two tables.
+// find finds the row that a change wrote, or its place: by the key's row of kv, or by
+// the first mark that is not before it.
 func (w *writtenRows) find(ch *readChange, old bool) bool {
+	want := ch.written.mod
 	if !old {
 		row, ok := w.kv.find(ch.log.Key)
-		if ok = ok && modRevision(row) == ch.written.mod; ok {
-			ch.written.row = row
+		if !ok || w.err != nil {
+			return false
 		}
-		return ok
+		mod, _, links, err := revisions(row)
+		if err == nil && mod == want {
+			ch.written.row = row
+			return true
+		}
+		return w.follow(trail{mod: mod, links: links, err: err}, ch)
 	}
-	w.key = appendHistKey(w.key[:0], ch.log.Key, ch.written.mod)
-	row, ok := w.hist.find(w.key)
-	if ok {
-		_, ch.written.at, w.err = decodePlace(w.key, row)
+	w.key = appendHistKey(w.key[:0], ch.log.Key, want)
+	w.hist.seek(w.key)
+	own := w.key[:len(w.key)-8]
+	if w.hist.end || w.err != nil || len(w.hist.key) != len(w.key) || !bytes.HasPrefix(w.hist.key, own) {
+		return false
 	}
-	return ok
+	m, err := decodeMark(w.hist.key, w.hist.value)
+	if err == nil && m.mod == want {
+		ch.written.at = m.at
+		return true
+	}
+	t := m.trail()
+	t.err = err
+	return w.follow(t, ch)
+}
+
+// follow finds the change along a trail.
+func (w *writtenRows) follow(t trail, ch *readChange) bool {
+	v, ok := t.to(ch.written.mod)
+	if w.err = t.err; !ok || v.mod != ch.written.mod {
+		return false
+	}
+	ch.written.at = v.at
+	return true
 }

@@ -58,8 +58,8 @@ func leaseEnded(tx *state.Tx, ends []leasetable.End) error {
 	}
 	for _, d := range byKey {
 		if d.old != nil {
-			rows.room(histSize(d.key))
-			w.hist(&rows, &d.log)
+			rows.room(markSize(d.key, d.prev.links))
+			w.mark(&rows, &d.log, &d.prev)
 		}
 	}
 	w.finish()
@@ -106,7 +106,7 @@ func (w *writer) end(events, rows *arena, e *leasetable.End, keys []doomed) {
 		}
 		d.log = w.bury(events, d.key, d.old, &d.prev)
 		d.log.Revision, d.log.Sub = w.meta.Revision, w.sub
-		rows.room(pastSize(d.key, &d.log))
+		rows.room(pastSize(d.key, &d.log, nil))
 		w.log(rows, &d.log)
 		w.emit(&d.log, d.log.tombstone)
 	}

@@ -34,11 +34,11 @@ const leapRows = 32
 // the next key.
 const mostPatience = 8
 
-// past walks the rows of hist key by key.
+// past walks the keys of kv and hist side by side, and the marks of each.
 type past struct {
 	r    state.Reader
 	c    *state.Cursor
-	row  []byte // the row under the cursor; nil at the end
+	row  []byte // the mark under the cursor; nil at the end
 	held []byte // its value
 	err  error
 
@@ -46,21 +46,47 @@ type past struct {
 	// while keys have more.
 	patience int
 
-	own []byte // the key with its terminator, as its rows begin; nil at the end
-	key []byte // the same without escapes
+	own    []byte // the key with its terminator, as its marks begin; nil at the end
+	key    []byte // the same without escapes
+	marked bool   // the key that is visited has marks, which nobody has looked at
 
 	after []byte // room for a row's key
 }
 
-// openPast stands on the first key of [start, end).
-func openPast(r state.Reader, start, end []byte) *past {
-	p := &past{r: r, patience: mostPatience, c: r.Cursor(TableHist, histStart(start), histEnd(end))}
+// walkPast calls fn with the keys of [start, end) that kv or hist has, in order, and
+// their rows of kv (nil for none), until it returns false. p.about tells of the key's
+// marks, once. Keys stay valid as all slices of r.
+func walkPast(r state.Reader, start, end []byte, fn func(p *past, key, row []byte) bool) error {
+	p := past{r: r, patience: mostPatience, c: r.Cursor(TableHist, histStart(start), histEnd(end))}
+	defer p.c.Close()
 	p.next()
 	p.enter()
-	return p
+	more := true
+	visit := func(key, row []byte, marked bool) {
+		p.marked = marked
+		more = fn(&p, key, row)
+		if !marked {
+			return
+		}
+		if p.marked {
+			p.about(0, 0)
+		}
+		p.enter()
+	}
+	r.Scan(TableKV, start, end, func(k, v []byte) bool {
+		for more && p.own != nil && bytes.Compare(p.key, k) < 0 {
+			visit(p.key, nil, true)
+		}
+		if more && p.err == nil {
+			visit(k, v, p.own != nil && bytes.Equal(p.key, k))
+		}
+		return more && p.err == nil
+	})
+	for more && p.own != nil {
+		visit(p.key, nil, true)
+	}
+	return p.err
 }
-
-func (p *past) close() { p.c.Close() }
 
 func (p *past) next() {
 	var ok bool
@@ -69,7 +95,7 @@ func (p *past) next() {
 	}
 }
 
-// enter takes the key of the row under the cursor for the present one.
+// enter takes the key of the row under the cursor for the next one that has marks.
 func (p *past) enter() {
 	p.own, p.key = nil, nil
 	if p.row == nil || p.err != nil {
@@ -90,117 +116,151 @@ func (p *past) here() bool {
 	return len(p.row) == len(p.own)+8 && bytes.HasPrefix(p.row, p.own)
 }
 
-// pass goes behind the rows of the present key, and gives what it was at the revisions
-// lo and hi.
-func (p *past) pass(lo, hi uint64) (then, now version) {
-	var thenRow, thenHeld, nowRow, nowHeld []byte
+// marks are the rows of hist about a revision: the last one of the key at or before it,
+// and the first one after it.
+type marks struct{ below, above struct{ row, held []byte } }
+
+func (m *marks) note(p *past, mod, rev uint64) {
+	if mod <= rev {
+		m.below.row, m.below.held = p.row, p.held
+	} else if m.above.row == nil {
+		m.above.row, m.above.held = p.row, p.held
+	}
+}
+
+// about goes behind the present key's marks, and gives those about the revisions lo and
+// hi, lo <= hi; 0 where nothing is asked.
+func (p *past) about(lo, hi uint64) (then, now marks) {
+	p.marked = false
 	rows, newer := 0, 0
 	for ; p.here(); p.next() {
 		mod := binary.BigEndian.Uint64(p.row[len(p.own):])
-		if mod <= lo {
-			thenRow, thenHeld = p.row, p.held
-		}
-		if mod <= hi {
-			nowRow, nowHeld = p.row, p.held
-		}
-		if rows++; mod > lo && mod > hi {
+		then.note(p, mod, lo)
+		now.note(p, mod, hi)
+		if rows++; mod > max(lo, hi) {
 			newer++
 		}
 		if rows < leapRows && newer < p.patience {
 			continue
 		}
-		if mod < lo {
-			thenRow, thenHeld = p.last(lo)
-		}
-		if mod < hi {
-			nowRow, nowHeld = p.last(hi)
-		}
 		p.after = append(p.after[:0], p.own...)
 		p.after[len(p.after)-1]++ // the terminator 0x00 0x01 becomes 0x00 0x02, below any 0x00 0xff
+		if mod <= lo {
+			p.find(&then, lo)
+		}
+		if mod <= hi {
+			p.find(&now, hi)
+		}
 		p.c.Seek(p.after)
 		p.next()
 		p.patience = max(p.patience/2, 1)
-		return p.version(thenRow, thenHeld, lo), p.version(nowRow, nowHeld, hi)
+		return then, now
 	}
 	p.patience = min(2*p.patience, mostPatience)
-	return p.version(thenRow, thenHeld, lo), p.version(nowRow, nowHeld, hi)
+	return then, now
 }
 
-// last gives the present key's last row from the one under the cursor to rev.
-func (p *past) last(rev uint64) (row, held []byte) {
-	end := binary.BigEndian.AppendUint64(bytes.Clone(p.own), rev+1)
-	p.r.ScanReverse(TableHist, p.row, end, func(k, v []byte) bool {
-		row, held = k, v
+// find looks the marks about rev up, which is not before the row under the cursor.
+func (p *past) find(m *marks, rev uint64) {
+	next := binary.BigEndian.AppendUint64(bytes.Clone(p.own), rev+1)
+	p.r.ScanReverse(TableHist, p.row, next, func(k, v []byte) bool {
+		m.below.row, m.below.held = k, v
 		return false
 	})
-	return row, held
+	p.r.Scan(TableHist, next, p.after, func(k, v []byte) bool {
+		m.above.row, m.above.held = k, v
+		return false
+	})
 }
 
-// version makes of a key's last row up to rev what the key was then.
-func (p *past) version(row, held []byte, rev uint64) version {
-	if row == nil {
-		return version{}
+// at gives what the key was at rev, where its row of kv does not tell.
+func (m *marks) at(rev uint64) (version, error) {
+	if m.above.row != nil {
+		above, err := decodeMark(m.above.row, m.above.held)
+		if err != nil {
+			return version{}, err
+		}
+		t := above.trail()
+		if v, ok := t.to(rev); ok || t.err != nil {
+			return v, t.err
+		}
 	}
-	mod, at, err := decodePlace(row, held)
-	if err != nil {
-		p.err = err
+	if m.below.row == nil {
+		return version{}, nil
 	}
-	if err != nil || at.revision <= rev { // a delete superseded it
-		return version{}
+	below, err := decodeMark(m.below.row, m.below.held)
+	if err != nil || below.at.revision <= rev { // it was deleted
+		return version{}, err
 	}
-	return version{mod: mod, at: at}
+	return version{mod: below.mod, at: below.at}, nil
+}
+
+// there tells whether the key was there at rev, where its row of kv does not tell.
+func (m *marks) there(rev uint64) (bool, error) {
+	if m.above.row != nil {
+		if above, err := decodeMark(m.above.row, m.above.held); err != nil || above.create <= rev {
+			return true, err
+		}
+	}
+	if m.below.row == nil {
+		return false, nil
+	}
+	below, err := decodeMark(m.below.row, m.below.held)
+	return below.at.revision > rev, err
 }
 
 // versions calls fn with the keys of [start, end) that were there at one of the
 // revisions lo and hi, lo <= hi, in order, with what they were at both. It walks kv and
-// hist side by side, once. Keys stay valid as all slices of r. False ends it.
+// hist side by side, once. False ends it.
 func versions(r state.Reader, start, end []byte, lo, hi uint64, fn func(key []byte, then, now version) bool) error {
-	p := openPast(r, start, end)
-	defer p.close()
-	more := true
-	tell := func(key []byte, then, now version) bool {
-		more = p.err == nil && (then.mod == 0 && now.mod == 0 || fn(key, then, now))
-		return more
-	}
-	only := func() { // a key that only hist has
-		key := p.key
-		then, now := p.pass(lo, hi)
-		p.enter()
-		tell(key, then, now)
-	}
-	r.Scan(TableKV, start, end, func(k, v []byte) bool {
-		for more && p.own != nil && bytes.Compare(p.key, k) < 0 {
-			only()
-		}
-		if !more || p.err != nil {
-			return false
-		}
-		latest := version{mod: modRevision(v), row: v}
+	return walkPast(r, start, end, func(p *past, key, row []byte) bool {
 		var then, now version
-		if bytes.Equal(p.key, k) && p.own != nil {
-			// What kv tells is not looked up: nothing was there at revision 0.
-			from, to := lo, hi
-			if latest.mod <= lo {
+		from, to := lo, hi // what is not known yet; nothing was there at revision 0
+		if row != nil {
+			var err error
+			if then, now, err = recent(row, lo, hi); err != nil {
+				p.err = err
+				return false
+			}
+			if then.mod != 0 {
 				from = 0
 			}
-			if latest.mod <= hi {
+			if now.mod != 0 {
 				to = 0
 			}
-			then, now = p.pass(from, to)
-			p.enter()
 		}
-		if latest.mod <= lo {
-			then = latest
+		if p.marked && (from != 0 || to != 0) {
+			before, after := p.about(from, to)
+			if from != 0 && p.err == nil {
+				then, p.err = before.at(from)
+			}
+			if to != 0 && p.err == nil {
+				now, p.err = after.at(to)
+			}
 		}
-		if latest.mod <= hi {
-			now = latest
-		}
-		return tell(k, then, now)
+		return p.err == nil && (then.mod == 0 && now.mod == 0 || fn(key, then, now))
 	})
-	for more && p.own != nil {
-		only()
+}
+
+// recent gives what a key was at the revisions lo and hi, lo <= hi, as far as its row of
+// kv tells.
+func recent(row []byte, lo, hi uint64) (then, now version, err error) {
+	mod, _, links, err := revisions(row)
+	if err != nil {
+		return then, now, err
 	}
-	return p.err
+	latest := version{mod: mod, row: row}
+	if mod <= lo {
+		return latest, latest, nil
+	}
+	t := trail{mod: mod, links: links}
+	if now = latest; mod > hi {
+		now, _ = t.to(hi)
+	}
+	if then = now; t.mod > lo {
+		then, _ = t.to(lo)
+	}
+	return then, now, t.err
 }
 
 // Records that log holds are read a batch at a time, in the order of log: keys that
@@ -312,6 +372,23 @@ func rangeAt(r state.Reader, start, end []byte, rev uint64, fn Visit) error {
 
 // countAt counts the keys of rangeAt. It reads no record.
 func countAt(r state.Reader, start, end []byte, rev uint64) (n uint64, err error) {
-	err = versions(r, start, end, rev, rev, func([]byte, version, version) bool { n++; return true })
+	err = walkPast(r, start, end, func(p *past, _, row []byte) bool {
+		there := false
+		if row != nil {
+			var create uint64
+			if _, create, _, p.err = revisions(row); p.err != nil {
+				return false
+			}
+			there = create <= rev
+		}
+		if !there && p.marked {
+			about, _ := p.about(rev, 0)
+			there, p.err = about.there(rev)
+		}
+		if there {
+			n++
+		}
+		return p.err == nil
+	})
 	return n, err
 }

@@ -39,41 +39,54 @@ func (m Meta) CheckRevision(rev uint64) error {
 // At gives the record that a key had at revision rev, tombstones included (ok,
 // Deleted). The caller has checked rev.
 func At(r state.Reader, key []byte, rev uint64) (rec Record, ok bool, err error) {
-	if row, found := r.Get(TableKV, key); found && modRevision(row) <= rev {
-		rec, err = DecodeRecord(row)
-		return rec, err == nil, err
+	rec, ok, err = Latest(r, key)
+	if err != nil || ok && rec.ModRevision <= rev {
+		return rec, ok, err
+	}
+	if ok {
+		t := rec.trail()
+		if v, found := t.to(rev); found || t.err != nil {
+			return v.found(r, t.err)
+		}
 	}
 	return histAt(r, key, rev)
 }
 
-// histAt finds the record among those that were superseded after rev. When the last
-// one up to rev was superseded by rev, a delete did it.
+// histAt finds the record by the marks about rev: the trail of the one after it leads
+// there, or the key was deleted in between.
 func histAt(r state.Reader, key []byte, rev uint64) (rec Record, ok bool, err error) {
-	r.ScanReverse(TableHist, histKey(key, 0), histKey(key, rev+1), func(k, v []byte) bool {
-		var l Log
-		if l, err = superseding(r, k, v); err != nil {
-			return false
+	m, ok, err := firstMark(r, key, rev+1)
+	if err != nil {
+		return Record{}, false, err
+	}
+	if ok {
+		t := m.trail()
+		if v, found := t.to(rev); found || t.err != nil {
+			return v.found(r, t.err)
 		}
-		switch {
-		case l.Revision > rev:
-			rec, ok, err = l.Superseded()
-		case l.Kind == Delete:
-			rec, ok, err = l.Written(r)
-		default:
-			err = ErrRecord
-		}
-		return false
-	})
-	return rec, ok, err
+	}
+	if m, ok, err = lastMark(r, key, rev+1); err != nil || !ok {
+		return Record{}, false, err
+	}
+	if m.at.revision > rev {
+		return m.at.record(r)
+	}
+	l, ok, err := m.at.log(r)
+	switch {
+	case err != nil || !ok:
+		return Record{}, false, err
+	case l.Kind != Delete:
+		return Record{}, false, ErrRecord
+	}
+	return l.Written(r)
 }
 
-// superseding gives the change that superseded the record of a hist row.
-func superseding(r state.Reader, k, v []byte) (Log, error) {
-	_, p, err := decodePlace(k, v)
+// found gives the record that a trail has led to.
+func (v *version) found(r state.Reader, err error) (Record, bool, error) {
 	if err != nil {
-		return Log{}, err
+		return Record{}, false, err
 	}
-	return p.log(r)
+	return v.at.record(r)
 }
 
 // Version gives the record that the change (key, rev) wrote: the newest one or a
@@ -165,24 +178,106 @@ func ChangesFrom(r state.Reader, from uint64, sub uint32, to uint64, fn func(l L
 // History calls fn with the versions of a key before revision before, newest first,
 // tombstones included, until it returns false.
 func History(r state.Reader, key []byte, before uint64, fn func(rec *Record) bool) error {
+	h := history{r: r, key: key, before: before, fn: fn}
 	rec, ok, err := Latest(r, key)
-	if err != nil || (ok && rec.ModRevision < before && !fn(&rec)) {
+	switch {
+	case err != nil:
 		return err
+	case ok && rec.ModRevision < before:
+		if !fn(&rec) {
+			return nil
+		}
+	default: // from the next mark on, not all that came after before
+		m, found, err := firstMark(r, key, before)
+		if err != nil {
+			return err
+		}
+		if found {
+			ok, rec = true, Record{ModRevision: m.mod, CreateRevision: m.create, links: m.links}
+		}
 	}
-	r.ScanReverse(TableHist, histKey(key, 0), histKey(key, before), func(k, v []byte) bool {
-		var l Log
-		if l, err = superseding(r, k, v); err != nil {
-			return false
+	if ok {
+		h.from, h.create = rec.trail(), rec.CreateRevision
+		if more, err := h.follow(); !more || err != nil {
+			return err
 		}
-		if l.Kind == Delete && l.Revision < before {
-			if rec, _, err = l.Written(r); err != nil || !fn(&rec) {
-				return false
-			}
+	}
+	for {
+		m, ok, err := h.mark()
+		if err != nil || !ok {
+			return err
 		}
-		rec, ok, err = l.Superseded()
-		return ok && fn(&rec)
-	})
-	return err
+		h.from, h.create = m.trail(), m.create
+		if more, err := h.follow(); !more || err != nil {
+			return err
+		}
+	}
+}
+
+// history walks the versions of a key back.
+type history struct {
+	r      state.Reader
+	key    []byte
+	before uint64
+	fn     func(rec *Record) bool
+
+	from   trail
+	create uint64 // where the trail's key was created; 0 before the first trail
+}
+
+// tell gives the record that was superseded at a place to fn. A compaction has taken
+// everything before what it has taken.
+func (h *history) tell(at place) (more bool, err error) {
+	rec, ok, err := at.record(h.r)
+	return err == nil && ok && h.fn(&rec), err
+}
+
+// follow tells what lies along the trail.
+func (h *history) follow() (more bool, err error) {
+	for {
+		at, ok := h.from.back()
+		if !ok {
+			return h.from.err == nil, h.from.err
+		}
+		if h.from.mod >= h.before {
+			continue
+		}
+		if more, err = h.tell(at); !more || err != nil {
+			return false, err
+		}
+	}
+}
+
+// mark gives the mark from which on the walk continues: that of the record at which the
+// trail has ended, or, when that created the key, the last one before the key was
+// deleted, which it tells.
+func (h *history) mark() (m mark, ok bool, err error) {
+	if h.create != 0 && h.from.mod != h.create {
+		m, ok, err = lastMark(h.r, h.key, h.from.mod+1)
+		return m, ok && m.mod == h.from.mod, err
+	}
+	end := h.before
+	if h.create != 0 {
+		end = min(end, h.create)
+	}
+	if m, ok, err = lastMark(h.r, h.key, end); err != nil || !ok {
+		return m, false, err
+	}
+	l, ok, err := m.at.log(h.r)
+	switch {
+	case err != nil || !ok:
+		return m, false, err
+	case l.Kind != Delete:
+		return m, false, ErrRecord
+	}
+	if l.Revision < h.before {
+		rec, _, err := l.Written(h.r)
+		if err != nil || !h.fn(&rec) {
+			return m, false, err
+		}
+	}
+	ok, err = h.tell(m.at)
+	return m, ok, err
 }
 
 // StoreRevision gives the store revision of the newest key revision; not ok: its log

@@ -3,7 +3,6 @@ package table
 import (
 	"encoding/binary"
 	"errors"
-	"math"
 
 	"nekoq/services/state"
 )
@@ -20,6 +19,8 @@ type Record struct {
 	Deleted        bool   // a tombstone: only ModRevision, StoreRevision, Modified and Actor count
 	Actor          []byte // "door:principal" of the last write
 	Value          []byte
+
+	links []byte // of its trail
 }
 
 const (
@@ -27,21 +28,28 @@ const (
 
 	flagDeleted   = 1 << 0
 	flagExtension = 1 << 1 // a length-prefixed block that later versions add stands before the value
+	flagLinks     = 1 << 2 // the links of the trail, length-prefixed, stand after the create revision
 
-	// recordOverhead bounds a record's bytes beyond actor and value.
-	recordOverhead = 2 + 9*binary.MaxVarintLen64
+	// recordOverhead bounds a record's bytes beyond links, actor and value.
+	recordOverhead = 2 + 10*binary.MaxVarintLen64
 )
 
-// appendRecord lays out: format, flags, varints, actor, value. Revisions and times
-// that are mostly equal are stored as differences.
+// appendRecord lays out: format, flags, mod and create revision, links, other varints,
+// actor, value. Revisions and times that are mostly equal are stored as differences.
 func appendRecord(b []byte, r *Record) []byte {
 	flags := byte(0)
 	if r.Deleted {
 		flags |= flagDeleted
 	}
+	if len(r.links) > 0 {
+		flags |= flagLinks
+	}
 	b = append(b, recordFormat, flags)
 	b = binary.AppendUvarint(b, r.ModRevision)
 	b = binary.AppendUvarint(b, r.ModRevision-r.CreateRevision)
+	if len(r.links) > 0 {
+		b = append(binary.AppendUvarint(b, uint64(len(r.links))), r.links...)
+	}
 	b = binary.AppendUvarint(b, r.Version)
 	b = binary.AppendUvarint(b, r.Lease)
 	b = binary.AppendUvarint(b, uint64(r.Modified))
@@ -61,40 +69,46 @@ func DecodeRecord(b []byte) (r Record, err error) {
 		return Record{}, ErrRecord
 	}
 	flags := b[1]
-	b = b[2:]
+	d := decoder{b: b[2:]}
 	r.Deleted = flags&flagDeleted != 0
-	var u uint64
-	ok := true
-	next := func() uint64 {
-		v, n := binary.Uvarint(b)
-		if n <= 0 {
-			ok = false
-			return 0
-		}
-		b = b[n:]
-		return v
+	r.ModRevision = d.uvarint()
+	r.CreateRevision = r.ModRevision - d.uvarint()
+	if flags&flagLinks != 0 {
+		r.links = d.bytes()
 	}
-	r.ModRevision = next()
-	r.CreateRevision = r.ModRevision - next()
-	r.Version = next()
-	r.Lease = next()
-	r.Modified = int64(next())
-	r.Created = r.Modified - unzigzag(next())
-	r.StoreRevision = r.ModRevision + uint64(unzigzag(next()))
-	u = next()
-	if !ok || u > uint64(len(b)) {
+	r.Version = d.uvarint()
+	r.Lease = d.uvarint()
+	r.Modified = int64(d.uvarint())
+	r.Created = r.Modified - unzigzag(d.uvarint())
+	r.StoreRevision = r.ModRevision + uint64(unzigzag(d.uvarint()))
+	r.Actor = d.bytes()
+	if flags&flagExtension != 0 {
+		d.bytes()
+	}
+	if d.bad {
 		return Record{}, ErrRecord
 	}
-	r.Actor, b = b[:u:u], b[u:]
-	if flags&flagExtension != 0 {
-		u = next()
-		if !ok || u > uint64(len(b)) {
-			return Record{}, ErrRecord
-		}
-		b = b[u:]
-	}
-	r.Value = b
+	r.Value = d.b
 	return r, nil
+}
+
+func (r *Record) trail() trail { return trail{mod: r.ModRevision, links: r.links} }
+
+// revisions reads only a row's mod and create revision and its links.
+func revisions(row []byte) (mod, create uint64, links []byte, err error) {
+	if len(row) < 10 || row[0] != recordFormat {
+		return 0, 0, nil, ErrRecord
+	}
+	d := decoder{b: row[2:]}
+	mod = d.uvarint()
+	create = mod - d.uvarint()
+	if row[1]&flagLinks != 0 {
+		links = d.bytes()
+	}
+	if d.bad || create > mod {
+		err = ErrRecord
+	}
+	return mod, create, links, err
 }
 
 // valueLen reads only how long a row's value is. A damaged row panics, which halts
@@ -103,25 +117,33 @@ func valueLen(row []byte) int {
 	if len(row) < 10 || row[0] != recordFormat {
 		panic(ErrRecord)
 	}
-	at := 2
-	for range 7 { // the varints before the length of the actor
+	at := skipVarints(row, 2, 2) // the revisions
+	if row[1]&flagLinks != 0 {
+		at = skipBlock(row, at)
+	}
+	at = skipBlock(row, skipVarints(row, at, 5)) // up to the actor
+	if row[1]&flagExtension != 0 {
+		at = skipBlock(row, at)
+	}
+	return len(row) - at
+}
+
+func skipVarints(row []byte, at, n int) int {
+	for range n {
 		for row[at] >= 0x80 {
 			at++
 		}
 		at++
 	}
-	skips := 1
-	if row[1]&flagExtension != 0 {
-		skips = 2
+	return at
+}
+
+func skipBlock(row []byte, at int) int {
+	u, n := binary.Uvarint(row[at:])
+	if n <= 0 || u > uint64(len(row)-at-n) {
+		panic(ErrRecord)
 	}
-	for range skips {
-		u, n := binary.Uvarint(row[at:])
-		if n <= 0 || u > uint64(len(row)-at-n) {
-			panic(ErrRecord)
-		}
-		at += n + int(u)
-	}
-	return len(row) - at
+	return at + n + int(u)
 }
 
 func unzigzag(u uint64) int64 { return int64(u>>1) ^ -int64(u&1) }
@@ -282,43 +304,6 @@ func (l *Log) Written(r state.Reader) (rec Record, ok bool, err error) {
 		return rec, err == nil, err
 	}
 	return Version(r, l.Key, l.Revision)
-}
-
-// place is where a record was superseded: the row of log that holds it.
-type place struct {
-	revision uint64
-	sub      uint32
-}
-
-// appendPlace lays out the value of the hist row of a record with that mod revision.
-func appendPlace(b []byte, mod uint64, p place) []byte {
-	return binary.AppendUvarint(binary.AppendUvarint(b, p.revision-mod), uint64(p.sub))
-}
-
-// decodePlace reads a hist row.
-func decodePlace(k, v []byte) (mod uint64, p place, err error) {
-	if len(k) < 10 {
-		return 0, place{}, ErrRecord
-	}
-	mod = binary.BigEndian.Uint64(k[len(k)-8:])
-	d := decoder{b: v}
-	p = place{revision: mod + d.uvarint()}
-	sub := d.uvarint()
-	if d.bad || len(d.b) > 0 || sub > math.MaxUint32 || p.revision < mod {
-		return 0, place{}, ErrRecord
-	}
-	p.sub = uint32(sub)
-	return mod, p, nil
-}
-
-// log gives the row.
-func (p place) log(r state.Reader) (Log, error) {
-	k := logKey(p.revision, p.sub)
-	v, ok := r.Get(TableLog, k)
-	if !ok {
-		return Log{}, ErrRecord
-	}
-	return decodeLog(k, v)
 }
 
 // Meta is the one row of meta.

@@ -148,15 +148,6 @@ func skipBlock(row []byte, at int) int {
 
 func unzigzag(u uint64) int64 { return int64(u>>1) ^ -int64(u&1) }
 
-// modRevision reads only a row's mod revision, its first field.
-func modRevision(row []byte) uint64 {
-	if len(row) < 3 {
-		return 0
-	}
-	v, _ := binary.Uvarint(row[2:])
-	return v
-}
-
 // Escaping keeps the order of keys and ends each with 0x00 0x01, so that the rows
 // of one key stand together: 0x00 becomes 0x00 0xff.
 

@@ -62,7 +62,7 @@ func (a *App) startEtcd(ctx context.Context) error {
 	}
 	door, err := etcd.New(etcd.Deps{
 		Store: a.kv, Replica: a.replica, Machine: a.machine, Cluster: a.system.Cluster, Auth: a.auth, ClusterID: clusterID,
-		Advertise: a.cfg.EtcdAdvertise(), InProcess: a.deps.InProcess, Clock: a.clock, Logger: a.log,
+		Advertise: a.cfg.EtcdAdvertise(), Alone: a.local != nil, InProcess: a.deps.InProcess, Clock: a.clock, Logger: a.log,
 		Metrics: a.tele.Registry, Gatherer: a.tele.Registry,
 	}, a.cfg.Etcd)
 	if err != nil {

@@ -234,6 +234,17 @@ func (s *Service) Status(ctx context.Context) (api.Cluster, error) {
 	return out, nil
 }
 
+// Members are the nodes as this node's own state has them, not older than any view of
+// it that was taken before; nobody is asked.
+func (s *Service) Members() []api.Member {
+	rows := s.rows(s.refresh())
+	out := make([]api.Member, len(rows))
+	for i, m := range rows {
+		out[i] = api.Member{ID: m.ID, Address: m.Address, Role: m.State.String(), Joined: m.Joined}
+	}
+	return out
+}
+
 // rows are the members; before the cluster has its table, the nodes of the
 // first-start list.
 func (s *Service) rows(snap *table.Snapshot) []table.Member {

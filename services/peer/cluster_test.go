@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -308,6 +309,18 @@ func TestJoinCatchUpPromoteRemove(t *testing.T) {
 	eventually(t, func() string {
 		if c := n4.status(t); c.Quorum.Voters != 4 || c.Quorum.Needed != 3 {
 			return fmt.Sprintf("%+v", c.Quorum)
+		}
+		return ""
+	})
+
+	want := nodes[0].svc.Members()
+	require.Equal(t, "n4", want[3].ID)
+	require.Equal(t, "voter", want[3].Role)
+	require.Equal(t, n4.addr, want[3].Address)
+	require.Greater(t, want[3].Joined, want[2].Joined)
+	eventually(t, func() string {
+		if got := n4.svc.Members(); !slices.Equal(got, want) {
+			return fmt.Sprintf("%+v, want %+v", got, want)
 		}
 		return ""
 	})

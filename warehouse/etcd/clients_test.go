@@ -472,27 +472,6 @@ func TestThreeNodes(t *testing.T) {
 
 func second(_ any, err error) error { return err }
 
-func TestMembersAreNotAddedFromOutside(t *testing.T) {
-	n := node(t)
-	c := client(t, n)
-	ctx := within(t, time.Minute)
-	if _, err := c.MemberAdd(ctx, []string{"http://127.0.0.1:1"}); err == nil || !strings.Contains(err.Error(), "cluster.join") {
-		t.Errorf("%v", err)
-	}
-	_, err := pb.NewClusterClient(wire(t, n.EtcdAddr().String())).MemberAdd(ctx, &pb.MemberAddRequest{})
-	wants(t, "no address", err, rpctypes.ErrMemberBadURLs)
-	wants(t, "remove nobody", second(c.MemberRemove(ctx, 1)), rpctypes.ErrMemberNotFound)
-	wants(t, "promote nobody", second(c.MemberPromote(ctx, 1)), rpctypes.ErrMemberNotFound)
-	m, err := c.MemberList(ctx)
-	if err != nil || len(m.Members) != 1 {
-		t.Fatal(m, err)
-	}
-	wants(t, "promote a voter", second(c.MemberPromote(ctx, m.Members[0].ID)), rpctypes.ErrMemberNotLearner)
-	if _, err := c.MemberUpdate(ctx, m.Members[0].ID, []string{"http://127.0.0.1:1"}); err == nil || !strings.Contains(err.Error(), "cluster.advertise") {
-		t.Errorf("%v", err)
-	}
-}
-
 func TestMaintenance(t *testing.T) {
 	n := node(t)
 	c := client(t, n)

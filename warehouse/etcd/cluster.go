@@ -2,10 +2,9 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"net"
-	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -16,10 +15,9 @@ import (
 	"nekoq/services/auth"
 	"nekoq/services/command"
 	peerapi "nekoq/services/peer/api"
+	"nekoq/services/replica"
 	"nekoq/warehouse/etcd/internal/table"
 )
-
-const peerScheme = "http://"
 
 // MemberList implements etcd's Cluster. A member that has never told where its door
 // is has no client addresses, as one that was never started in etcd.
@@ -53,113 +51,136 @@ func (s *Door) members(ctx context.Context, fresh bool) ([]*pb.Member, error) {
 			return nil, err
 		}
 	}
-	c, err := s.deps.Cluster.Status(ctx)
-	if err != nil {
-		return nil, grpcError(ctx, err)
+	list := s.roster(a)
+	out := make([]*pb.Member, len(list))
+	for i, x := range list {
+		out[i] = s.memberOf(x, a)
 	}
-	out := make([]*pb.Member, 0, len(c.Nodes))
-	for _, n := range c.Nodes {
-		out = append(out, s.memberOf(&n, a))
-	}
-	slices.SortFunc(out, func(a, b *pb.Member) int {
-		if a.ID < b.ID {
-			return -1
-		}
-		return 1
-	})
 	return out, nil
 }
 
-func (s *Door) memberOf(n *peerapi.Node, a *table.Auth) *pb.Member {
-	m := &pb.Member{ID: idOf(n.ID), Name: n.ID, ClientURLs: a.ClientURLs(n.ID), IsLearner: n.Role == "joining"}
-	if n.Address != "" {
-		m.PeerURLs = []string{peerScheme + n.Address}
-	}
-	if n.ID == s.deps.Replica.NodeID() && len(m.ClientURLs) == 0 {
-		if u := s.clientURL(); u != "" {
-			m.ClientURLs = []string{u}
-		}
-	}
-	if len(m.PeerURLs) == 0 { // LocalSwitch has no peers; etcdctl prints an address
-		m.PeerURLs = m.ClientURLs
-	}
-	return m
-}
-
-// nodeOf finds the member with one of etcd's numbers.
-func (s *Door) nodeOf(ctx context.Context, id uint64) (*peerapi.Node, error) {
-	c, err := s.deps.Cluster.Status(ctx)
-	if err != nil {
-		return nil, grpcError(ctx, err)
-	}
-	for i := range c.Nodes {
-		if idOf(c.Nodes[i].ID) == id {
-			return &c.Nodes[i], nil
-		}
-	}
-	return nil, rpctypes.ErrGRPCMemberNotFound
-}
-
-// MemberAdd is refused: a node joins by itself, with cluster.join in its
-// configuration, and is a member once it has caught up.
+// MemberAdd enters a member that is to join under the number that it gets here. The
+// node is then started with cluster.join and joins, catches up and votes by itself, so
+// this one changes nothing of the quorum.
 func (s *Door) MemberAdd(ctx context.Context, r *pb.MemberAddRequest) (*pb.MemberAddResponse, error) {
-	if !peerURLs(r.PeerURLs) {
-		return nil, rpctypes.ErrGRPCMemberBadURLs
+	urls, err := peerURLs(r.PeerURLs)
+	if err != nil {
+		return nil, err
 	}
 	if _, err := s.admin(ctx, "member"); err != nil {
 		return nil, err
 	}
-	return nil, status.Error(codes.Unimplemented,
-		"etcdserver: members are not added from outside: start the new node with cluster.join set to the address of a member, and it joins, catches up and becomes a voter by itself")
-}
-
-// peerURLs tells whether etcd would take these as a member's addresses.
-func peerURLs(in []string) bool {
-	for _, s := range in {
-		u, err := url.Parse(strings.TrimSpace(s))
-		if err != nil {
-			return false
-		}
-		switch u.Scheme {
-		case "http", "https":
-			if _, _, err := net.SplitHostPort(u.Host); err != nil || u.Path != "" {
-				return false
-			}
-		case "unix", "unixs":
-		default:
-			return false
-		}
+	if s.deps.Alone {
+		return nil, status.Error(codes.FailedPrecondition,
+			"etcdserver: a LocalSwitch is one node without peers and has no members to add; run mode = \"cluster\" to have members")
 	}
-	return len(in) > 0
+	a, err := s.authNow(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := s.roster(a)
+	switch {
+	case taken(list, urls, 0):
+		return nil, rpctypes.ErrGRPCPeerURLExist
+	case len(list) >= table.MaxExpected:
+		return nil, errTooManyMembers
+	}
+	e := table.Expected{Number: freeNumber(urls, s.clock.Now(), list), URLs: urls, Learner: r.IsLearner}
+	if err := s.carry(ctx, "member", table.KindMemberAdd, e); err != nil {
+		return nil, err
+	}
+	if err := s.stillFree(ctx, &e); err != nil {
+		return nil, err
+	}
+	members, h, err := s.afterChange(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.MemberAddResponse{Header: h, Members: members, Member: &pb.Member{ID: e.Number, PeerURLs: urls, IsLearner: r.IsLearner}}, nil
 }
 
-// MemberUpdate is refused: a node's addresses are its own configuration.
+// stillFree takes back a member whose address a node took that joined while it was
+// added: it will never come.
+func (s *Door) stillFree(ctx context.Context, e *table.Expected) error {
+	a, err := s.authNow(ctx)
+	if err != nil {
+		return err
+	}
+	if !taken(s.roster(a), e.URLs, e.Number) {
+		return nil
+	}
+	if err := s.carry(ctx, "member", table.KindMemberForget, table.Expected{Number: e.Number}); err != nil {
+		return err
+	}
+	return rpctypes.ErrGRPCPeerURLExist
+}
+
+// MemberUpdate changes the addresses of a member that has not joined yet. Those of a
+// node are its own configuration.
 func (s *Door) MemberUpdate(ctx context.Context, r *pb.MemberUpdateRequest) (*pb.MemberUpdateResponse, error) {
 	if _, err := s.admin(ctx, "member"); err != nil {
 		return nil, err
 	}
-	if _, err := s.nodeOf(ctx, r.ID); err != nil {
+	x, err := s.seatOf(ctx, r.ID)
+	if err != nil {
 		return nil, err
 	}
-	return nil, status.Error(codes.Unimplemented,
-		"etcdserver: a member's addresses are its own configuration: set cluster.listen or cluster.advertise on that node and restart it")
+	if x.node != nil {
+		return nil, errJoinedAddress
+	}
+	urls, err := peerURLs(r.PeerURLs)
+	if err != nil {
+		return nil, err
+	}
+	a, err := s.authNow(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if taken(s.roster(a), urls, r.ID) {
+		return nil, rpctypes.ErrGRPCPeerURLExist
+	}
+	err = s.carry(ctx, "member", table.KindMemberUpdate, table.Expected{Number: r.ID, URLs: urls})
+	if errors.Is(err, errMemberStarted) {
+		return nil, errJoinedAddress
+	}
+	if err != nil {
+		return nil, err
+	}
+	members, h, err := s.afterChange(ctx, true)
+	return &pb.MemberUpdateResponse{Header: h, Members: members}, err
 }
 
-// MemberRemove takes a node out of the cluster. It may be the one that is asked, whose
-// own state then still has it as a member.
+var errJoinedAddress = status.Error(codes.Unimplemented,
+	"etcdserver: a member's addresses are its own configuration: set cluster.listen or cluster.advertise on that node and restart it")
+
+// MemberRemove takes a node out of the cluster, or one off the list that has not joined.
+// It may be the node that is asked, whose own state then still has it as a member.
 func (s *Door) MemberRemove(ctx context.Context, r *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
 	x, err := s.admin(ctx, "member")
 	if err != nil {
 		return nil, err
 	}
-	n, err := s.nodeOf(ctx, r.ID)
+	m, err := s.seatOf(ctx, r.ID)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.deps.Cluster.Remove(as(ctx, x.user), peerapi.RemoveRequest{ID: n.ID}); err != nil {
+	if m.node == nil {
+		if err := s.carry(ctx, "member", table.KindMemberForget, table.Expected{Number: r.ID}); err != nil {
+			return nil, err
+		}
+		members, h, err := s.afterChange(ctx, true)
+		return &pb.MemberRemoveResponse{Header: h, Members: members}, err
+	}
+	// Not noted, its row would be one that was never started once the node is gone.
+	if m.added != nil && !m.added.Started() {
+		if err := s.carry(ctx, "member", table.KindMemberStart, startOf(m)); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := s.deps.Cluster.Remove(as(ctx, x.user), peerapi.RemoveRequest{ID: m.node.ID}); err != nil {
 		return nil, grpcError(ctx, err, noMember, notEnough)
 	}
-	members, h, err := s.afterChange(ctx)
+	members, h, err := s.afterChange(ctx, false)
 	members = slices.DeleteFunc(members, func(m *pb.Member) bool { return m.ID == r.ID })
 	return &pb.MemberRemoveResponse{Header: h, Members: members}, err
 }
@@ -170,22 +191,24 @@ func (s *Door) MemberPromote(ctx context.Context, r *pb.MemberPromoteRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	n, err := s.nodeOf(ctx, r.ID)
-	if err != nil {
+	m, err := s.seatOf(ctx, r.ID)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if n.Role == "voter" {
+	case m.node == nil && m.added.Learner:
+		return nil, rpctypes.ErrGRPCLearnerNotReady
+	case m.node == nil || m.node.Role == roleVoter:
 		return nil, rpctypes.ErrGRPCMemberNotLearner
 	}
-	if _, err := s.deps.Cluster.Promote(as(ctx, x.user), peerapi.PromoteRequest{ID: n.ID}); err != nil {
+	if _, err := s.deps.Cluster.Promote(as(ctx, x.user), peerapi.PromoteRequest{ID: m.node.ID}); err != nil {
 		return nil, grpcError(ctx, err, noMember, notLearner)
 	}
-	members, h, err := s.afterChange(ctx)
+	members, h, err := s.afterChange(ctx, false)
 	return &pb.MemberPromoteResponse{Header: h, Members: members}, err
 }
 
-func (s *Door) afterChange(ctx context.Context) ([]*pb.Member, *pb.ResponseHeader, error) {
-	members, err := s.members(ctx, false)
+func (s *Door) afterChange(ctx context.Context, fresh bool) ([]*pb.Member, *pb.ResponseHeader, error) {
+	members, err := s.members(ctx, fresh)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -193,30 +216,75 @@ func (s *Door) afterChange(ctx context.Context) ([]*pb.Member, *pb.ResponseHeade
 	return members, h, err
 }
 
-// announceEvery is how often a node looks whether the cluster has its address right.
+// announceEvery is how often a node looks whether the cluster has its address right,
+// and the rows of members are what they should be.
 const announceEvery = 2 * time.Second
 
 // announce enters this node's address into the replicated table, and again when
-// somebody took it out; while it is right this costs one look at the node's own
-// state.
+// somebody took it out, and keeps the rows of members. While all is right this costs
+// two looks at the node's own state.
 func (s *Door) announce() {
 	t := s.clock.NewTicker(announceEvery)
 	defer t.Stop()
 	me := table.Member{ID: s.deps.Replica.NodeID(), URLs: []string{s.clientURL()}}
 	for {
 		if !slices.Equal(s.auth().ClientURLs(me.ID), me.URLs) {
-			ctx, cancel := context.WithTimeout(s.ctx, announceEvery)
-			_, err := s.propose(ctx, table.KindMember, me)
-			cancel()
-			if err != nil && s.ctx.Err() == nil {
-				s.log.Debug("etcd door: the address of this node could not be told yet", "error", err)
-			}
+			s.tell(table.KindMember, me)
 		}
+		s.tidy()
 		select {
 		case <-s.ctx.Done():
 			return
 		case <-t.C():
 		}
+	}
+}
+
+// tidy notes in the rows of added members which nodes they have become, and takes out
+// what is left of nodes that are members no more, however they were removed. Every
+// node does it: the commands say what they were judged by, and may be repeated.
+//
+// A node that is removed by another door before this has seen it join leaves its row
+// as one that was never started; MemberRemove takes it out.
+func (s *Door) tidy() {
+	v, _, err := s.deps.Replica.View(s.ctx, replica.Stale)
+	if err != nil {
+		return // this node is stopping
+	}
+	a := authOf(v)
+	v.Release()
+	nodes := s.deps.Cluster.Members()
+	for _, x := range seats(nodes, a.Expected()) {
+		if x.node != nil && x.added != nil && !x.added.Started() {
+			s.tell(table.KindMemberStart, startOf(x))
+		}
+	}
+	if len(nodes) == 0 {
+		return // the members are not known yet
+	}
+	for _, e := range a.Expected() {
+		if e.Started() && !slices.ContainsFunc(nodes, func(n peerapi.Member) bool { return n.ID == e.Node && n.Joined == e.Joined }) {
+			s.tell(table.KindMemberForget, table.Expected{Number: e.Number, Node: e.Node, Joined: e.Joined})
+		}
+	}
+	for _, id := range a.Told() {
+		if id != s.deps.Replica.NodeID() && !slices.ContainsFunc(nodes, func(n peerapi.Member) bool { return n.ID == id }) {
+			s.tell(table.KindMember, table.Member{ID: id})
+		}
+	}
+}
+
+// startOf is the command that notes as which node a member has joined.
+func startOf(x seat) table.Expected {
+	return table.Expected{Number: x.number, Node: x.node.ID, Joined: x.node.Joined}
+}
+
+// tell carries out a command of announce; the next look makes up for one that failed.
+func (s *Door) tell(kind command.Kind, payload any) {
+	ctx, cancel := context.WithTimeout(s.ctx, announceEvery)
+	defer cancel()
+	if _, err := s.propose(ctx, kind, payload); err != nil && s.ctx.Err() == nil {
+		s.log.Debug("etcd door: a member's row could not be written yet", "kind", kind, "error", err)
 	}
 }
 

@@ -3,7 +3,8 @@
 //
 // It owns the translation between etcd's requests and warehouse's, etcd's error
 // texts and codes, watch streams, the users, roles and permissions of this door
-// (replicated, in tables of its own), and the client addresses of the members.
+// (replicated, in tables of its own), the client addresses of the members, and the
+// numbers of those that were added from outside.
 // What a request does is decided by warehouse. docs/etcd.md says field by field
 // what is the same as in etcd and what differs.
 //

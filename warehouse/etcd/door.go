@@ -46,7 +46,9 @@ func Register(reg *state.Registry) { table.Register(reg) }
 
 // Cluster is what the door needs of the membership.
 type Cluster interface {
-	Status(ctx context.Context) (peerapi.Cluster, error)
+	// Members are the nodes as this node's own state has them, not older than any view
+	// of it that was taken before. It asks nobody.
+	Members() []peerapi.Member
 	Remove(ctx context.Context, r peerapi.RemoveRequest) (peerapi.Done, error)
 	Promote(ctx context.Context, r peerapi.PromoteRequest) (peerapi.Done, error)
 	Transfer(ctx context.Context, r peerapi.TransferRequest) (peerapi.Done, error)
@@ -69,6 +71,8 @@ type Deps struct {
 	// Advertise is the address, host:port, that members and clients are told; ""
 	// takes the one that is listened on.
 	Advertise string
+	// Alone: this is a LocalSwitch, which has no members to add.
+	Alone bool
 	// InProcess opens no port: connections come from Dial.
 	InProcess bool
 	Clock     clock.Clock           // nil is the system's
@@ -95,7 +99,7 @@ type Door struct {
 	log      *slog.Logger
 	metrics  *metrics
 	everyone bool // the authorizer allows everything, so it need not be asked
-	member   uint64
+	self     atomic.Pointer[self]
 	cluster  atomic.Uint64 // 0 while not known
 
 	grpc   *grpcserver.Server
@@ -126,7 +130,7 @@ func New(d Deps, cfg Config) (*Door, error) {
 	_, everyone := d.Auth.(auth.AllowAll)
 	s := &Door{
 		deps: d, cfg: cfg, store: d.Store, clock: d.Clock, log: d.Logger, everyone: everyone,
-		member: idOf(d.Replica.NodeID()), failed: make(chan error, 1),
+		failed: make(chan error, 1),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.metrics = newMetrics(d.Metrics, s)

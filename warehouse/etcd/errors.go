@@ -107,7 +107,16 @@ var (
 	notTransferee = coded{errs.NotFound, rpctypes.ErrGRPCBadLeaderTransferee}
 )
 
-// byOutcome is what the outcomes of auth commands mean.
+// What etcd has no text for.
+var (
+	errMemberStarted = status.Error(codes.Aborted, "etcdserver: a node joined as this member while the request was under way; try again")
+	errMemberInvalid = status.Error(codes.InvalidArgument, "etcdserver: member: the number or the addresses are none that a member can have")
+
+	errTooManyMembers = status.Errorf(codes.FailedPrecondition,
+		"etcdserver: members: a cluster has at most %d, those that were added and have not joined included; remove one that is not needed", table.MaxExpected)
+)
+
+// byOutcome is what the outcomes of commands mean.
 var byOutcome = [...]error{
 	table.OK:                   nil,
 	table.UserExists:           rpctypes.ErrGRPCUserAlreadyExist,
@@ -119,6 +128,12 @@ var byOutcome = [...]error{
 	table.InvalidManagement:    rpctypes.ErrGRPCInvalidAuthMgmt,
 	table.RootUserMissing:      rpctypes.ErrGRPCRootUserNotExist,
 	table.RootRoleMissing:      rpctypes.ErrGRPCRootRoleNotExist,
+	table.MemberExists:         rpctypes.ErrGRPCMemberExist,
+	table.MemberNotFound:       rpctypes.ErrGRPCMemberNotFound,
+	table.MemberStarted:        errMemberStarted,
+	table.MemberInvalid:        errMemberInvalid,
+	table.AddressTaken:         rpctypes.ErrGRPCPeerURLExist,
+	table.TooManyMembers:       errTooManyMembers,
 }
 
 // text is an error of etcd as a cancel reason has it.

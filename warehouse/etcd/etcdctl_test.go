@@ -91,7 +91,27 @@ func TestEtcdctl(t *testing.T) {
 	c.says("", f("compaction 3"), "etcdserver: mvcc: required revision has been compacted")
 	c.says("", f("put x y --lease 1234"), "etcdserver: requested lease not found")
 	c.says("", f("move-leader 1"), "bad leader transferee")
-	c.says("", f("member add new --peer-urls http://127.0.0.1:1"), "cluster.join")
+	c.says("", f("member add new --peer-urls http://127.0.0.1:1"), "a LocalSwitch is one node without peers")
+}
+
+func TestEtcdctlMembers(t *testing.T) {
+	nodes := three(t)
+	c := newCtl(t, nodes[1])
+	f := strings.Fields
+	said := c.says("", f("member add n4 --peer-urls=http://127.0.0.1:1"), "Member ", "added to cluster", `ETCD_NAME="n4"`, "n4=http://127.0.0.1:1")
+	id := f(said)[1]
+	c.says("", f("member list"), id+", unstarted, , http://127.0.0.1:1, , false\n", ", started, n1, ")
+	c.says("", f("member add n4 --peer-urls=http://127.0.0.1:1"), "Peer URLs already exists")
+	c.says("", f("member promote "+id), "can only promote a learner member")
+	c.says("", f("member update "+id+" --peer-urls=http://127.0.0.1:2"), id+" updated in cluster")
+	c.says("", f("member list"), id+", unstarted, , http://127.0.0.1:2, , false\n")
+	c.says("", f("member remove "+id), id+" removed from cluster")
+	if s := c.says("", f("member list"), "started"); strings.Contains(s, id) || strings.Contains(s, "unstarted") {
+		t.Error(s)
+	}
+	said = c.says("", f("member add n4 --learner --peer-urls=http://127.0.0.1:1"), "added to cluster")
+	c.says("", f("member list"), f(said)[1]+", unstarted, , http://127.0.0.1:1, , true\n")
+	c.says("", f("member promote "+f(said)[1]), "in sync with leader")
 }
 
 func TestEtcdctlUsers(t *testing.T) {

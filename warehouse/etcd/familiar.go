@@ -1,7 +1,6 @@
 package etcd
 
 import (
-	"context"
 	"slices"
 	"strings"
 	"time"
@@ -80,7 +79,7 @@ func (s *Door) ownFamilies() []*dto.MetricFamily {
 		family("etcd_server_has_leader", "1 when this node knows a leader.", g, gauge(truth(leader != ""))),
 		family("etcd_server_is_leader", "1 when this node leads.", g, gauge(truth(s.deps.Replica.IsLeader()))),
 		family("etcd_server_leader_changes_seen_total", "Terms in which this node saw a leader, looked at once a second.", c, counter(s.metrics.terms.seen.Load())),
-		family("etcd_server_is_learner", "1 while this node has no vote yet.", g, gauge(truth(s.learnerNow()))),
+		family("etcd_server_is_learner", "1 while this node has no vote yet.", g, gauge(truth(s.learner()))),
 		family("etcd_server_version", "The version that this door gives itself.", g, gauge(1, "server_version", ServerVersion)),
 		family("etcd_cluster_version", "The cluster version that this door gives itself.", g, gauge(1, "cluster_version", ClusterVersion)),
 		family("etcd_server_health_success", "Probes of this door that were well.", c, counter(s.metrics.healthy.Load())),
@@ -93,12 +92,6 @@ func (s *Door) ownFamilies() []*dto.MetricFamily {
 		out = append(out, h)
 	}
 	return out
-}
-
-func (s *Door) learnerNow() bool {
-	ctx, cancel := context.WithTimeout(s.ctx, healthTimeout)
-	defer cancel()
-	return s.learner(ctx)
 }
 
 // handledFamily is the counter that gRPC's own middleware keeps for etcd.

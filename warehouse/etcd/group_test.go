@@ -122,12 +122,12 @@ func (g *group) at(m *cluster.Member) int {
 // members is a membership that never changes.
 type members []string
 
-func (m members) Status(context.Context) (peerapi.Cluster, error) {
-	var out peerapi.Cluster
+func (m members) Members() []peerapi.Member {
+	var out []peerapi.Member
 	for _, id := range m {
-		out.Nodes = append(out.Nodes, peerapi.Node{ID: id, Role: "voter"})
+		out = append(out, peerapi.Member{ID: id, Role: "voter"})
 	}
-	return out, nil
+	return out
 }
 
 var errFixed = errs.New(errs.Unimplemented, "the members of this group do not change")

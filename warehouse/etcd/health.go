@@ -85,8 +85,8 @@ var (
 		}
 		return err
 	}}
-	nonLearner = check{"non_learner", func(s *Door, ctx context.Context) error {
-		if s.learner(ctx) {
+	nonLearner = check{"non_learner", func(s *Door, _ context.Context) error {
+		if s.learner() {
 			return errors.New("not supported for learner")
 		}
 		return nil

@@ -10,7 +10,8 @@ import (
 	"nekoq/warehouse/etcd/internal/table"
 )
 
-// idOf makes etcd's number of a node or cluster out of its name: stable, and never 0.
+// idOf makes a number as etcd has it out of a name: stable, and never 0. What number a
+// node has says Door.numberOf.
 func idOf(name string) uint64 {
 	if h := xxh3.HashString("nekoq etcd door/" + name); h != 0 {
 		return h
@@ -37,7 +38,7 @@ func (s *Door) clusterID() uint64 {
 // header is the header of an answer at a key revision.
 func (s *Door) header(revision uint64) *pb.ResponseHeader {
 	_, term := s.deps.Replica.Leader()
-	return &pb.ResponseHeader{ClusterId: s.clusterID(), MemberId: s.member, Revision: int64(revision), RaftTerm: term}
+	return &pb.ResponseHeader{ClusterId: s.clusterID(), MemberId: s.number(), Revision: int64(revision), RaftTerm: term}
 }
 
 // headNow is a header at this node's newest revision.

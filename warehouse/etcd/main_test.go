@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -51,6 +52,13 @@ func start(t testing.TB, cfg configs.Config) *app.App {
 
 func startWith(t testing.TB, cfg configs.Config, deps app.Deps) *app.App {
 	t.Helper()
+	a, _ := startStoppable(t, cfg, deps)
+	return a
+}
+
+// startStoppable starts a node that may be stopped before the test ends.
+func startStoppable(t testing.TB, cfg configs.Config, deps app.Deps) (a *app.App, stop func()) {
+	t.Helper()
 	a, err := app.New(cfg, deps)
 	if err != nil {
 		t.Fatal(err)
@@ -58,14 +66,15 @@ func startWith(t testing.TB, cfg configs.Config, deps app.Deps) *app.App {
 	if err := a.Start(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		if err := a.Stop(ctx); err != nil {
 			t.Errorf("stop: %v", err)
 		}
 	})
-	return a
+	t.Cleanup(stop)
+	return a, stop
 }
 
 func freeAddrs(t testing.TB, n int) []string {
@@ -93,17 +102,24 @@ func three(t testing.TB) []*app.App {
 	dir := t.TempDir()
 	var out []*app.App
 	for i, a := range addrs {
-		cfg := quick()
-		cfg.Mode, cfg.Insecure = configs.ModeCluster, true
-		cfg.Node.ID = fmt.Sprintf("n%d", i+1)
-		cfg.Node.DataDir = filepath.Join(dir, cfg.Node.ID)
-		cfg.Cluster.Peer.Listen, cfg.Cluster.Peer.Peers = a, peers
+		id := fmt.Sprintf("n%d", i+1)
+		cfg := member(id, a, filepath.Join(dir, id))
+		cfg.Cluster.Peer.Peers = peers
 		out = append(out, start(t, cfg))
 	}
 	for _, a := range out {
 		eventually(t, "the cluster is ready", func() bool { return a.Ready(context.Background()) == nil })
 	}
 	return out
+}
+
+// member is the configuration of a node of a cluster at an address.
+func member(id, addr, dir string) configs.Config {
+	cfg := quick()
+	cfg.Mode, cfg.Insecure = configs.ModeCluster, true
+	cfg.Node.ID, cfg.Node.DataDir = id, dir
+	cfg.Cluster.Peer.Listen = addr
+	return cfg
 }
 
 // eventually polls; the deadline is for a broken program.

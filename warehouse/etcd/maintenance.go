@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"regexp"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -44,9 +45,9 @@ func (s *Door) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusRespo
 	if leader == "" {
 		out.Errors = append(out.Errors, "etcdserver: no leader")
 	} else {
-		out.Leader = idOf(leader)
+		out.Leader = s.numberOf(leader)
 	}
-	out.IsLearner = s.learner(ctx)
+	out.IsLearner = s.learner()
 	alarms, err := s.alarms(ctx)
 	if err != nil {
 		return nil, err
@@ -58,17 +59,10 @@ func (s *Door) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusRespo
 }
 
 // learner tells whether this node has no vote yet.
-func (s *Door) learner(ctx context.Context) bool {
-	c, err := s.deps.Cluster.Status(ctx)
-	if err != nil {
-		return false
-	}
-	for i := range c.Nodes {
-		if c.Nodes[i].ID == s.deps.Replica.NodeID() {
-			return c.Nodes[i].Role == "joining"
-		}
-	}
-	return false
+func (s *Door) learner() bool {
+	return slices.ContainsFunc(s.deps.Cluster.Members(), func(n peerapi.Member) bool {
+		return n.ID == s.deps.Replica.NodeID() && n.Role == roleJoining
+	})
 }
 
 // named lets in everybody who has a name, once auth is on.
@@ -93,7 +87,7 @@ func (s *Door) alarms(ctx context.Context) ([]*pb.AlarmMember, error) {
 	var out []*pb.AlarmMember
 	for _, a := range list {
 		if a.Kind == warehouse.AlarmNoSpace {
-			out = append(out, &pb.AlarmMember{MemberID: s.member, Alarm: pb.AlarmType_NOSPACE})
+			out = append(out, &pb.AlarmMember{MemberID: s.number(), Alarm: pb.AlarmType_NOSPACE})
 		}
 	}
 	return out, nil
@@ -236,12 +230,12 @@ func (s *Door) MoveLeader(ctx context.Context, r *pb.MoveLeaderRequest) (*pb.Mov
 	if !s.deps.Replica.IsLeader() {
 		return nil, rpctypes.ErrGRPCNotLeader
 	}
-	n, err := s.nodeOf(ctx, r.TargetID)
-	if err != nil || n.Role != "voter" {
+	m, err := s.seatOf(ctx, r.TargetID)
+	if err != nil || m.node == nil || m.node.Role != roleVoter {
 		return nil, rpctypes.ErrGRPCBadLeaderTransferee
 	}
-	if n.ID != s.deps.Replica.NodeID() {
-		if _, err := s.deps.Cluster.Transfer(as(ctx, x.user), peerapi.TransferRequest{To: n.ID}); err != nil {
+	if m.node.ID != s.deps.Replica.NodeID() {
+		if _, err := s.deps.Cluster.Transfer(as(ctx, x.user), peerapi.TransferRequest{To: m.node.ID}); err != nil {
 			return nil, grpcError(ctx, err, notTransferee)
 		}
 	}

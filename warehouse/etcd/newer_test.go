@@ -34,10 +34,12 @@ func TestAnswersOfNewerEtcd(t *testing.T) {
 		_, err := members.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: urls})
 		refused(strings.Join(urls, " "), err, codes.InvalidArgument, "etcdserver: given member URLs are invalid")
 	}
-	for _, u := range []string{"http://127.0.0.1:1", " https://[::1]:1", "unix://x"} {
+	for _, u := range []string{"http://127.0.0.1:1", " https://[::1]:1"} {
 		_, err := members.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: []string{u}})
-		refused(u, err, codes.Unimplemented, "cluster.join")
+		refused(u, err, codes.FailedPrecondition, "a LocalSwitch is one node without peers")
 	}
+	_, err := members.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: []string{"unix://x"}})
+	refused("a socket", err, codes.InvalidArgument, "cluster.advertise")
 	for version, text := range map[string]string{
 		"": "wrong downgrade target version format", "v3.5": "wrong downgrade target version format", "3": "wrong downgrade target version format",
 		"3.5": "invalid downgrade target version", "3.5.0-rc.1": "invalid downgrade target version",
@@ -45,7 +47,7 @@ func TestAnswersOfNewerEtcd(t *testing.T) {
 		_, err := care.Downgrade(ctx, &pb.DowngradeRequest{Version: version})
 		refused("downgrade to "+version, err, codes.InvalidArgument, "etcdserver: "+text)
 	}
-	_, err := care.Downgrade(ctx, &pb.DowngradeRequest{Action: 9, Version: "3.5"})
+	_, err = care.Downgrade(ctx, &pb.DowngradeRequest{Action: 9, Version: "3.5"})
 	refused("unknown action", err, codes.Unknown, "etcdserver: unknown method")
 	if r, err := care.Downgrade(ctx, &pb.DowngradeRequest{Action: pb.DowngradeRequest_CANCEL}); err != nil || r.Version != "3.6" || r.Header == nil {
 		t.Errorf("cancel: %v %v", r, err)

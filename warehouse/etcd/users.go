@@ -18,10 +18,18 @@ import (
 	"nekoq/warehouse/etcd/internal/table"
 )
 
-// change carries out a command that only root may give.
+// change carries out a command on users and roles.
 func (s *Door) change(ctx context.Context, kind command.Kind, payload any) (*pb.ResponseHeader, error) {
+	if err := s.carry(ctx, "auth", kind, payload); err != nil {
+		return nil, err
+	}
+	return s.headNow(ctx)
+}
+
+// carry carries out a command that only root may give; what names it to the authorizer.
+func (s *Door) carry(ctx context.Context, what string, kind command.Kind, payload any) error {
 	var out table.Outcome
-	x, err := s.admin(ctx, "auth")
+	x, err := s.admin(ctx, what)
 	for more := true; more; more = s.again(ctx, &x, &err) {
 		if err == nil {
 			err = x.admin()
@@ -31,12 +39,9 @@ func (s *Door) change(ctx context.Context, kind command.Kind, payload any) (*pb.
 		}
 	}
 	if err != nil {
-		return nil, grpcError(ctx, err)
+		return grpcError(ctx, err)
 	}
-	if int(out) >= len(byOutcome) || byOutcome[out] != nil {
-		return nil, byOutcome[min(int(out), len(byOutcome)-1)]
-	}
-	return s.headNow(ctx)
+	return byOutcome[min(int(out), len(byOutcome)-1)]
 }
 
 // AuthEnable implements etcd's Auth: user root with role root must exist.

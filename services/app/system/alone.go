@@ -35,6 +35,9 @@ func (a *Alone) Status(context.Context) (api.Cluster, error) {
 	}, nil
 }
 
+// Members gives the one node.
+func (a *Alone) Members() []api.Member { return []api.Member{{ID: a.ID, Role: "voter"}} }
+
 // CompareHashes gives the one node's hashes.
 func (a *Alone) CompareHashes(ctx context.Context, r api.HashRequest) (api.HashReport, error) {
 	h, err := a.Machine.Hash(ctx, r.Content)

@@ -23,6 +23,9 @@ import (
 // Cluster is the membership of the cluster: services/peer, or Alone in
 // LocalSwitch. Every verb may be asked on every node.
 type Cluster interface {
+	// Members are the nodes as this node's own state has them, not older than any view
+	// of it that was taken before. It asks nobody.
+	Members() []api.Member
 	Status(ctx context.Context) (api.Cluster, error)
 	Remove(ctx context.Context, r api.RemoveRequest) (api.Done, error)
 	Promote(ctx context.Context, r api.PromoteRequest) (api.Done, error)

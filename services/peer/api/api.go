@@ -57,6 +57,18 @@ type Node struct {
 	Disk *Disk `json:"disk,omitempty"`
 }
 
+// Member is what the replicated member table says of a node.
+type Member struct {
+	ID string `json:"id"`
+	// Address is where the other nodes reach it; "" in LocalSwitch.
+	Address string `json:"address"`
+	// Role is that of Node.
+	Role string `json:"role"`
+	// Joined is the store revision at which it entered the table. A node that was
+	// removed and joins again has another one.
+	Joined uint64 `json:"joined"`
+}
+
 // Disk is the room on the disk of a node's data folder.
 type Disk struct {
 	FreeBytes int64 `json:"free_bytes"`

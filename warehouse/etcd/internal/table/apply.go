@@ -231,25 +231,3 @@ func comparePermissions(a, b Permission) int {
 	}
 	return bytes.Compare(a.End, b.End)
 }
-
-// applyMember enters where a member's door is reached; without addresses it takes
-// the row out.
-func applyMember(tx *state.Tx, payload []byte) (Outcome, error) {
-	var p Member
-	if err := decode("member", payload, &p); err != nil {
-		return 0, err
-	}
-	if !validName(p.ID) {
-		return InvalidManagement, nil
-	}
-	if len(p.URLs) == 0 {
-		tx.Delete(Members, []byte(p.ID))
-		return OK, nil
-	}
-	row := Encode(p)
-	if old, ok := tx.Get(Members, []byte(p.ID)); ok && bytes.Equal(old, row) {
-		return OK, nil
-	}
-	tx.Put(Members, []byte(p.ID), row)
-	return OK, nil
-}

@@ -15,9 +15,10 @@ const IndexName = "etcd_auth"
 // Auth is users, roles and members at one revision: immutable.
 type Auth struct {
 	AuthMeta
-	users   map[string]*Rights
-	roles   map[string]Role
-	members map[string][]string
+	users    map[string]*Rights
+	roles    map[string]Role
+	members  map[string][]string
+	expected []Expected // by number
 }
 
 // Rights are what a user may do.
@@ -50,6 +51,13 @@ func (a *Auth) RoleNames() []string { return slices.Sorted(maps.Keys(a.roles)) }
 
 // ClientURLs is where a member's etcd door is reached; nil when it has not told.
 func (a *Auth) ClientURLs(node string) []string { return a.members[node] }
+
+// Told are the nodes that have told where their doors are, sorted.
+func (a *Auth) Told() []string { return slices.Sorted(maps.Keys(a.members)) }
+
+// Expected are the members that were added under a number, by number. The caller
+// changes nothing in them.
+func (a *Auth) Expected() []Expected { return a.expected }
 
 // MayRead and MayWrite tell whether the whole span [key, end) is allowed: end empty
 // is the key alone, "\x00" every key from key on.
@@ -114,17 +122,21 @@ func merge(in []span) []span {
 
 // index keeps the rows; what views see is made anew after a change, which is rare.
 type index struct {
-	users   map[string]User
-	roles   map[string]Role
-	members map[string][]string
-	meta    AuthMeta
-	frozen  *Auth // nil after a change
+	users    map[string]User
+	roles    map[string]Role
+	members  map[string][]string
+	expected map[string]Expected // by the row's key, which sorts as the number does
+	meta     AuthMeta
+	frozen   *Auth // nil after a change
 }
 
 // Rebuild reads all rows.
 func (x *index) Rebuild(r state.Reader) {
-	*x = index{users: map[string]User{}, roles: map[string]Role{}, members: map[string][]string{}, meta: AuthMeta{Revision: FirstRevision}}
-	for _, t := range []state.TableID{Users, Roles, Meta, Members} {
+	*x = index{
+		users: map[string]User{}, roles: map[string]Role{}, members: map[string][]string{}, expected: map[string]Expected{},
+		meta: AuthMeta{Revision: FirstRevision},
+	}
+	for _, t := range []state.TableID{Users, Roles, Meta, Members, Announced} {
 		r.Scan(t, nil, nil, func(k, v []byte) bool {
 			x.Change(t, k, v)
 			return true
@@ -145,6 +157,8 @@ func (x *index) Change(t state.TableID, key, value []byte) {
 		if value != nil {
 			_ = json.Unmarshal(value, &x.meta)
 		}
+	case Announced:
+		follow(x.expected, key, value)
 	case Members:
 		delete(x.members, string(key))
 		var m Member
@@ -170,6 +184,9 @@ func (x *index) Freeze() any {
 	a := &Auth{AuthMeta: x.meta, users: map[string]*Rights{}, roles: maps.Clone(x.roles), members: maps.Clone(x.members)}
 	for _, n := range slices.Sorted(maps.Keys(x.users)) {
 		a.users[n] = x.rights(x.users[n])
+	}
+	for _, k := range slices.Sorted(maps.Keys(x.expected)) {
+		a.expected = append(a.expected, x.expected[k])
 	}
 	x.frozen = a
 	return a

@@ -1,5 +1,6 @@
 // Package table is the replicated part of the etcd door: its users, roles and
-// permissions, and the client addresses of the members.
+// permissions, the client addresses of the members, and the members that were added
+// under a number and are to join.
 //
 // It owns the bytes of rows and payloads, which are only ever appended to.
 // Appliers are pure: they read the transaction, the command and constants, check
@@ -21,10 +22,11 @@ import (
 
 // The tables.
 const (
-	Users   state.TableID = 0xb0 // name → User, JSON
-	Roles   state.TableID = 0xb1 // name → Role, JSON
-	Meta    state.TableID = 0xb2 // "auth" → AuthMeta, JSON
-	Members state.TableID = 0xb3 // node id → Member, JSON
+	Users     state.TableID = 0xb0 // name → User, JSON
+	Roles     state.TableID = 0xb1 // name → Role, JSON
+	Meta      state.TableID = 0xb2 // "auth" → AuthMeta, JSON
+	Members   state.TableID = 0xb3 // node id → Member, JSON
+	Announced state.TableID = 0xb4 // number, 8 bytes → Expected, JSON
 )
 
 // The commands. Their result is an Outcome and, for auth, its revision.
@@ -42,6 +44,10 @@ const (
 	KindPermissionRevoke command.Kind = 0x20aa // Permit, JSON
 	KindMember           command.Kind = 0x20b0 // Member, JSON
 	KindGuard            command.Kind = 0x20b1 // a command.Guard: auth revision, 8 bytes
+	KindMemberAdd        command.Kind = 0x20b2 // Expected, JSON: number, addresses, learner
+	KindMemberUpdate     command.Kind = 0x20b3 // Expected, JSON: number, addresses
+	KindMemberStart      command.Kind = 0x20b4 // Expected, JSON: number, node, joined
+	KindMemberForget     command.Kind = 0x20b5 // Expected, JSON: number, node, joined
 )
 
 // Root is the name of the user and of the role that may do everything.
@@ -129,6 +135,12 @@ const (
 	InvalidManagement
 	RootUserMissing
 	RootRoleMissing
+	MemberExists
+	MemberNotFound
+	MemberStarted  // a node has joined as the member, or another one than the command names
+	MemberInvalid  // its number, addresses or node are none that there can be
+	AddressTaken   // another member that is to join has the address
+	TooManyMembers // MaxExpected are there
 )
 
 // Register declares tables, appliers and index.
@@ -137,6 +149,7 @@ func Register(reg *state.Registry) {
 	reg.Table(Roles, "etcd_roles")
 	reg.Table(Meta, "etcd_meta")
 	reg.Table(Members, "etcd_members")
+	reg.Table(Announced, "etcd_announced")
 	for _, k := range []struct {
 		kind  command.Kind
 		name  string
@@ -154,6 +167,10 @@ func Register(reg *state.Registry) {
 		{KindPermissionGrant, "etcd_permission_grant", of("permission", applyPermissionGrant)},
 		{KindPermissionRevoke, "etcd_permission_revoke", of("permission", applyPermissionRevoke)},
 		{KindMember, "etcd_member", applyMember},
+		{KindMemberAdd, "etcd_member_add", applyMemberAdd},
+		{KindMemberUpdate, "etcd_member_update", applyMemberUpdate},
+		{KindMemberStart, "etcd_member_start", applyMemberStart},
+		{KindMemberForget, "etcd_member_forget", applyMemberForget},
 	} {
 		reg.Handle(k.kind, k.name, 1, func(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 			out, err := k.apply(tx, cmd.Payload)
@@ -168,7 +185,7 @@ func Register(reg *state.Registry) {
 		})
 	}
 	reg.HandleGuard(KindGuard, "etcd_guarded", 1, unchanged)
-	reg.AddIndex(IndexName, []state.TableID{Users, Roles, Meta, Members}, func() state.Index { return &index{} })
+	reg.AddIndex(IndexName, []state.TableID{Users, Roles, Meta, Members, Announced}, func() state.Index { return &index{} })
 	reg.Current(IndexName)
 }
 

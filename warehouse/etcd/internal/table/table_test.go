@@ -17,6 +17,11 @@ func commands(n int) []command.Command {
 	r := rand.New(rand.NewPCG(1, 2))
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	pick := func(list ...string) string { return list[r.IntN(len(list))] }
+	member := func() Expected {
+		urls := [][]string{nil, {"http://a:1"}, {"http://b:1"}, {"http://c:1", "http://d:1"}, {"https://a:1"}}[r.IntN(5)]
+		joined := r.Uint64N(2)
+		return Expected{Number: r.Uint64N(5), URLs: urls, Learner: r.IntN(2) == 0, Node: []string{"", "n1"}[joined], Joined: joined}
+	}
 	var out []command.Command
 	for range n {
 		user, role := pick("root", "a", "b", ""), pick("root", "r", "s")
@@ -42,6 +47,11 @@ func commands(n int) []command.Command {
 			{KindPermissionGrant, permit},
 			{KindPermissionRevoke, permit},
 			{KindMember, Member{ID: pick("n1", "n2"), URLs: [][]string{nil, {"http://x"}, {"http://y"}}[r.IntN(3)]}},
+			{KindMemberAdd, member()},
+			{KindMemberAdd, member()},
+			{KindMemberUpdate, member()},
+			{KindMemberStart, member()},
+			{KindMemberForget, member()},
 		}
 		k := kinds[r.IntN(len(kinds))]
 		now = now.Add(time.Second)
@@ -97,7 +107,7 @@ func TestReplay(t *testing.T) {
 	if held == 0 || got.Results[4].Err != nil || got.Results[2].Err == nil || got.Results[5].Err == nil {
 		t.Errorf("%d guards held and %d did not: %v %v %v", held, changed, got.Results[2].Err, got.Results[4].Err, got.Results[5].Err)
 	}
-	for _, o := range []Outcome{OK, UserExists, UserNotFound, RoleExists, RoleNotFound, RoleNotGranted, PermissionNotGranted, InvalidManagement, RootUserMissing, RootRoleMissing} {
+	for _, o := range []Outcome{OK, UserExists, UserNotFound, RoleExists, RoleNotFound, RoleNotGranted, PermissionNotGranted, InvalidManagement, RootUserMissing, RootRoleMissing, MemberExists, MemberNotFound, MemberStarted, MemberInvalid, AddressTaken} {
 		if seen[o] == 0 {
 			t.Errorf("no command ended with %d: %v", o, seen)
 		}
@@ -129,7 +139,7 @@ func TestIndexRebuiltEqualsIncremental(t *testing.T) {
 }
 
 func describe(a *Auth) string {
-	s := fmt.Sprintf("%+v %v %v %v", a.AuthMeta, a.UserNames(), a.RoleNames(), a.members)
+	s := fmt.Sprintf("%+v %v %v %v %+v", a.AuthMeta, a.UserNames(), a.RoleNames(), a.members, a.expected)
 	for _, n := range a.UserNames() {
 		u, _ := a.User(n)
 		s += fmt.Sprintf(" %s:%+v", n, *u)

@@ -132,7 +132,7 @@ func readWritten(r state.Reader, changes []readChange, old bool) (mostOld bool, 
 	w := writtenRows{kv: finder{r: r, t: TableKV}, hist: finder{r: r, t: TableHist}}
 	defer w.kv.close()
 	defer w.hist.close()
-	var places []*version
+	var places []wanted
 	for _, ch := range puts {
 		ch.written.mod = ch.log.Revision
 		found := w.find(ch, old) || w.find(ch, !old)
@@ -140,7 +140,7 @@ func readWritten(r state.Reader, changes []readChange, old bool) (mostOld bool, 
 			return false, cmp.Or(w.err, ErrRecord)
 		}
 		if ch.written.row == nil {
-			places = append(places, &ch.written)
+			places = append(places, wanted{ch.log.Key, &ch.written})
 		}
 	}
 	return len(places) > len(puts)/2, readPlaces(r, places)

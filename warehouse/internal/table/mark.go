@@ -1,6 +1,7 @@
 package table
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
 
@@ -17,19 +18,30 @@ type place struct {
 	sub      uint32
 }
 
-// log gives the row; not ok: a compaction has taken it.
-func (p place) log(r state.Reader) (l Log, ok bool, err error) {
+// log gives the row, of the change that superseded the record (key, mod); not ok: a
+// compaction has taken it.
+func (p place) log(r state.Reader, key []byte, mod uint64) (l Log, ok bool, err error) {
 	k := logKey(p.revision, p.sub)
-	if v, found := r.Get(TableLog, k); found {
-		l, err = decodeLog(k, v)
-		return l, err == nil, err
+	v, found := r.Get(TableLog, k)
+	if !found {
+		return Log{}, false, p.gone(r)
 	}
-	return Log{}, false, p.gone(r)
+	if l, err = decodeLog(k, v); err == nil && !l.supersedes(key, mod) {
+		err = ErrRecord
+	}
+	return l, err == nil, err
 }
 
-// record gives the record that was superseded there; not ok: a compaction has taken it.
-func (p place) record(r state.Reader) (rec Record, ok bool, err error) {
-	l, ok, err := p.log(r)
+// supersedes tells whether the change superseded the record (key, mod). A damaged trail
+// or mark could lead to another.
+func (l *Log) supersedes(key []byte, mod uint64) bool {
+	return l.Prev == mod && bytes.Equal(l.Key, key)
+}
+
+// record gives the record (key, mod) that was superseded there; not ok: a compaction has
+// taken it.
+func (p place) record(r state.Reader, key []byte, mod uint64) (rec Record, ok bool, err error) {
+	l, ok, err := p.log(r, key, mod)
 	if err != nil || !ok {
 		return Record{}, false, err
 	}
@@ -125,7 +137,8 @@ func markSize(key, links []byte) int {
 	return escapedLen(key) + 8 + 2*binary.MaxVarintLen64 + binary.MaxVarintLen32 + len(links)
 }
 
-// decodeMark reads a row of hist, whose key is at least 10 bytes long.
+// decodeMark reads a row of hist, whose key is at least 10 bytes long. Only the first
+// record of a life has no links.
 func decodeMark(k, v []byte) (m mark, err error) {
 	if len(k) < 10 {
 		return mark{}, ErrRecord
@@ -134,7 +147,7 @@ func decodeMark(k, v []byte) (m mark, err error) {
 	d := decoder{b: v}
 	m.at.revision = m.mod + d.uvarint()
 	sub, old := d.uvarint(), d.uvarint()
-	if d.bad || sub > math.MaxUint32 || m.at.revision < m.mod || old > m.mod {
+	if d.bad || sub > math.MaxUint32 || m.at.revision < m.mod || old >= m.mod || (old == 0) != (len(d.b) == 0) {
 		return mark{}, ErrRecord
 	}
 	m.at.sub, m.create, m.links = uint32(sub), m.mod-old, d.b

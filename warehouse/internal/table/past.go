@@ -282,7 +282,7 @@ type pastKeys struct {
 	fn    func(k *pastKey) (more bool, err error)
 	keys  []pastKey
 	most  int
-	reads []*version
+	reads []wanted
 	more  bool
 	err   error
 }
@@ -315,7 +315,7 @@ func (b *pastKeys) flush() {
 	for i := range b.keys {
 		for _, v := range [...]*version{&b.keys[i].then, &b.keys[i].now} {
 			if v.mod != 0 && v.row == nil {
-				b.reads = append(b.reads, v)
+				b.reads = append(b.reads, wanted{b.keys[i].key, v})
 			}
 		}
 	}
@@ -326,25 +326,31 @@ func (b *pastKeys) flush() {
 	b.keys = b.keys[:0]
 }
 
+// wanted is a version of a key whose row is to be read from log.
+type wanted struct {
+	key []byte
+	v   *version
+}
+
 // readPlaces reads the rows of versions from log.
-func readPlaces(r state.Reader, vs []*version) error {
-	if len(vs) == 0 {
+func readPlaces(r state.Reader, ws []wanted) error {
+	if len(ws) == 0 {
 		return nil
 	}
-	before := func(a, b *version) int {
-		if c := cmp.Compare(a.at.revision, b.at.revision); c != 0 {
+	before := func(a, b wanted) int {
+		if c := cmp.Compare(a.v.at.revision, b.v.at.revision); c != 0 {
 			return c
 		}
-		return cmp.Compare(a.at.sub, b.at.sub)
+		return cmp.Compare(a.v.at.sub, b.v.at.sub)
 	}
-	if !slices.IsSortedFunc(vs, before) {
-		slices.SortFunc(vs, before)
+	if !slices.IsSortedFunc(ws, before) {
+		slices.SortFunc(ws, before)
 	}
 	f := finder{r: r, t: TableLog}
 	defer f.close()
 	var key []byte
-	for _, want := range vs {
-		key = appendLogKey(key[:0], want.at.revision, want.at.sub)
+	for _, w := range ws {
+		key = appendLogKey(key[:0], w.v.at.revision, w.v.at.sub)
 		row, ok := f.find(key)
 		if !ok {
 			return ErrRecord
@@ -353,10 +359,10 @@ func readPlaces(r state.Reader, vs []*version) error {
 		if err != nil {
 			return err
 		}
-		if len(l.old) == 0 {
+		if len(l.old) == 0 || !l.supersedes(w.key, w.v.mod) {
 			return ErrRecord
 		}
-		want.row = l.old
+		w.v.row = l.old
 	}
 	return nil
 }

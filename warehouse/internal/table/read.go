@@ -46,7 +46,7 @@ func At(r state.Reader, key []byte, rev uint64) (rec Record, ok bool, err error)
 	if ok {
 		t := rec.trail()
 		if v, found := t.to(rev); found || t.err != nil {
-			return v.found(r, t.err)
+			return v.found(r, key, t.err)
 		}
 	}
 	return histAt(r, key, rev)
@@ -62,16 +62,16 @@ func histAt(r state.Reader, key []byte, rev uint64) (rec Record, ok bool, err er
 	if ok {
 		t := m.trail()
 		if v, found := t.to(rev); found || t.err != nil {
-			return v.found(r, t.err)
+			return v.found(r, key, t.err)
 		}
 	}
 	if m, ok, err = lastMark(r, key, rev+1); err != nil || !ok {
 		return Record{}, false, err
 	}
 	if m.at.revision > rev {
-		return m.at.record(r)
+		return m.at.record(r, key, m.mod)
 	}
-	l, ok, err := m.at.log(r)
+	l, ok, err := m.at.log(r, key, m.mod)
 	switch {
 	case err != nil || !ok:
 		return Record{}, false, err
@@ -82,11 +82,11 @@ func histAt(r state.Reader, key []byte, rev uint64) (rec Record, ok bool, err er
 }
 
 // found gives the record that a trail has led to.
-func (v *version) found(r state.Reader, err error) (Record, bool, error) {
+func (v *version) found(r state.Reader, key []byte, err error) (Record, bool, error) {
 	if err != nil {
 		return Record{}, false, err
 	}
-	return v.at.record(r)
+	return v.at.record(r, key, v.mod)
 }
 
 // Version gives the record that the change (key, rev) wrote: the newest one or a
@@ -223,12 +223,13 @@ type history struct {
 
 	from   trail
 	create uint64 // where the trail's key was created; 0 before the first trail
+	end    place  // where the record at which the trail has ended was superseded
 }
 
-// tell gives the record that was superseded at a place to fn. A compaction has taken
-// everything before what it has taken.
-func (h *history) tell(at place) (more bool, err error) {
-	rec, ok, err := at.record(h.r)
+// tell gives the record of mod, which was superseded at a place, to fn. A compaction has
+// taken everything before what it has taken.
+func (h *history) tell(at place, mod uint64) (more bool, err error) {
+	rec, ok, err := at.record(h.r, h.key, mod)
 	return err == nil && ok && h.fn(&rec), err
 }
 
@@ -239,10 +240,10 @@ func (h *history) follow() (more bool, err error) {
 		if !ok {
 			return h.from.err == nil, h.from.err
 		}
-		if h.from.mod >= h.before {
+		if h.end = at; h.from.mod >= h.before {
 			continue
 		}
-		if more, err = h.tell(at); !more || err != nil {
+		if more, err = h.tell(at, h.from.mod); !more || err != nil {
 			return false, err
 		}
 	}
@@ -254,7 +255,10 @@ func (h *history) follow() (more bool, err error) {
 func (h *history) mark() (m mark, ok bool, err error) {
 	if h.create != 0 && h.from.mod != h.create {
 		m, ok, err = lastMark(h.r, h.key, h.from.mod+1)
-		return m, ok && m.mod == h.from.mod, err
+		if ok = ok && m.mod == h.from.mod; !ok && err == nil {
+			err = h.end.gone(h.r)
+		}
+		return m, ok, err
 	}
 	end := h.before
 	if h.create != 0 {
@@ -263,7 +267,7 @@ func (h *history) mark() (m mark, ok bool, err error) {
 	if m, ok, err = lastMark(h.r, h.key, end); err != nil || !ok {
 		return m, false, err
 	}
-	l, ok, err := m.at.log(h.r)
+	l, ok, err := m.at.log(h.r, h.key, m.mod)
 	switch {
 	case err != nil || !ok:
 		return m, false, err
@@ -276,7 +280,7 @@ func (h *history) mark() (m mark, ok bool, err error) {
 			return m, false, err
 		}
 	}
-	ok, err = h.tell(m.at)
+	ok, err = h.tell(m.at, m.mod)
 	return m, ok, err
 }
 

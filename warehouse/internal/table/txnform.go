@@ -120,6 +120,14 @@ func (w *written) nested(t *api.Txn) error {
 	if err != nil {
 		return err
 	}
+	dels := slices.Concat(then.dels, other.dels)
+	if gone := newCover(dels); len(gone) > 0 { // what a transaction beside it has put
+		for _, k := range w.keys {
+			if gone.has(k) {
+				return duplicate(k)
+			}
+		}
+	}
 	for _, k := range then.keys {
 		if err := w.put(k); err != nil {
 			return err
@@ -133,7 +141,7 @@ func (w *written) nested(t *api.Txn) error {
 			return err
 		}
 	}
-	w.remove(slices.Concat(then.dels, other.dels)...)
+	w.remove(dels...)
 	return nil
 }
 

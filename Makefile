@@ -20,7 +20,7 @@ build: ## build bin/nekoq
 run: ## run LocalSwitch: one process, everything on, loopback only
 	$(GO) run -ldflags '$(LDFLAGS)' ./cmd/nekoq serve
 
-deps: ## install what the tests need from the system's packages (a C compiler for -race, etcdctl)
+deps: ## install what the tests need from the system's packages (a C compiler for -race, etcdctl, etcd)
 	@./.ci/deps
 
 test: deps ## run every test of a fresh machine: static checks, unit, replay, conformance, clusters, the built binary
@@ -33,8 +33,8 @@ test-short: ## unit tests without the race detector
 fuzz: ## run every fuzz target for FUZZTIME (default 20s)
 	@./.ci/fuzz $(or $(FUZZTIME),20s)
 
-bench: ## speed and memory beside etcd and a bare gin handler, as ratios (installs Debian's etcd-server)
-	@./.ci/deps etcd
+bench: ## speed and memory beside etcd and a bare gin handler, as ratios
+	@./.ci/deps
 	$(GO) run -ldflags '$(LDFLAGS)' ./services/testkit/bench $(BENCH)
 
 soak: ## kill -9 loops, frozen leaders and partitions for SOAK_TIME (default 10m)

@@ -2,7 +2,6 @@ package warehouse
 
 import (
 	"context"
-	"io"
 	"time"
 
 	"nekoq/services/lease"
@@ -79,8 +78,8 @@ type Store interface {
 	// HashKV hashes the key space at rev (0: the newest).
 	HashKV(ctx context.Context, rev uint64) (Hash, error)
 	Sizes() api.Space
-	// SnapshotStream gives a consistent copy of the state file and its size.
-	SnapshotStream(ctx context.Context) (io.ReadCloser, int64, error)
+	// Export gives all that is there at one revision, with its history.
+	Export(ctx context.Context) (*Export, error)
 	// Defragment gives unused space of this node's file back to the disk.
 	Defragment(ctx context.Context) error
 	Alarms(ctx context.Context) ([]Alarm, error)

@@ -4,12 +4,10 @@ import (
 	"context"
 	"encoding/binary"
 	"hash/crc32"
-	"io"
 	"strconv"
 	"time"
 
 	"nekoq/services/errs"
-	"nekoq/services/state"
 	"nekoq/warehouse/api"
 	"nekoq/warehouse/internal/table"
 )
@@ -17,7 +15,6 @@ import (
 // Storage is the state file as the service needs it; *state.Machine is it.
 type Storage interface {
 	Sizes() (file, inUse int64)
-	Snapshot() (*state.Snapshot, error)
 	Defragment(ctx context.Context) error
 }
 
@@ -38,39 +35,6 @@ func (s *Service) Sizes() (out api.Space) {
 		v.Release()
 	}
 	return out
-}
-
-// SnapshotStream gives a consistent copy of this node's state file, in the form
-// that a restore reads, and its size. The reader must be closed.
-func (s *Service) SnapshotStream(context.Context) (io.ReadCloser, int64, error) {
-	if err := s.storageOn(); err != nil {
-		return nil, 0, err
-	}
-	snap, err := s.storage.Snapshot()
-	if err != nil {
-		return nil, 0, err
-	}
-	r, w := io.Pipe()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_, err := snap.WriteTo(w)
-		_ = w.CloseWithError(err) // nil ends the stream
-	}()
-	return &stream{PipeReader: r, snap: snap, done: done}, snap.Size(), nil
-}
-
-type stream struct {
-	*io.PipeReader
-	snap *state.Snapshot
-	done chan struct{}
-}
-
-// Close ends the stream, read or not.
-func (s *stream) Close() error {
-	_ = s.PipeReader.Close() // never fails
-	<-s.done
-	return s.snap.Close()
 }
 
 // Defragment gives the unused space of this node's state file back to the disk. The

@@ -6,6 +6,7 @@ import (
 	numgennative "nekoq/numgen/native"
 	numgenrest "nekoq/numgen/rest"
 	"nekoq/services/errs"
+	"nekoq/services/replica/raftnode"
 	areasnative "nekoq/warehouse/areas/native"
 	areasrest "nekoq/warehouse/areas/rest"
 	confnative "nekoq/warehouse/conf/native"
@@ -62,7 +63,7 @@ func (a *App) startEtcd(ctx context.Context) error {
 	}
 	door, err := etcd.New(etcd.Deps{
 		Store: a.kv, Replica: a.replica, Machine: a.machine, Cluster: a.system.Cluster, Auth: a.auth, ClusterID: clusterID,
-		Advertise: a.cfg.EtcdAdvertise(), Alone: a.local != nil, InProcess: a.deps.InProcess, Clock: a.clock, Logger: a.log,
+		Scratch: a.dataDir, Room: a.room, Advertise: a.cfg.EtcdAdvertise(), Alone: a.local != nil, InProcess: a.deps.InProcess, Clock: a.clock, Logger: a.log,
 		Metrics: a.tele.Registry, Gatherer: a.tele.Registry,
 	}, a.cfg.Etcd)
 	if err != nil {
@@ -78,6 +79,18 @@ func (a *App) startEtcd(ctx context.Context) error {
 		}
 	})
 	return door.Start(ctx)
+}
+
+// room refuses what would bring the data folder's disk below its reserve.
+func (a *App) room(bytes int64) error {
+	free, err := raftnode.FreeBytes(a.dataDir)
+	if err != nil {
+		return errs.New(errs.Internal, "the free space of the data folder %s: %v", a.dataDir, err).Wrap(err)
+	}
+	if reserve := a.cfg.Cluster.Raft.DiskReserveBytes; free-bytes < reserve {
+		return errs.New(errs.StorageFull, "the disk of the data folder has %d bytes free, and %d stay in reserve (cluster.disk_reserve_bytes); make room", free, reserve)
+	}
+	return nil
 }
 
 func (a *App) drainEtcd(ctx context.Context) error { return a.etcd.Drain(ctx) }

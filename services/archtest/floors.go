@@ -96,7 +96,8 @@ var externals = []external{
 	},
 	{
 		[]string{"go.etcd.io/bbolt"},
-		under("services/state", "services/replica/raftnode"), // the latter for the options of raft-boltdb's log store
+		// raftnode for the options of raft-boltdb's log store; backend writes files of etcd's, never the state's.
+		under("services/state", "services/replica/raftnode", "warehouse/etcd/internal/backend"),
 		"only services/state touches the state file: what bypasses it is neither replicated nor in a snapshot",
 	},
 	{

@@ -87,6 +87,13 @@ func Page(v *state.View, after uint64, limit int) (ids []uint64, more bool) {
 	return ids, more
 }
 
+// Each calls fn with the leases of a view, those of single keys too, in id order, until
+// it returns false.
+func Each(v *state.View, fn func(l Info) bool) {
+	_, now := leasetable.Clock(v)
+	leasetable.List(v, 0, func(l leasetable.Lease) bool { return fn(describe(l, now)) })
+}
+
 // IDs gives the ids of all leases in a view, without those that belong to single keys:
 // the lease that ends first comes first, and of two that end together the older one.
 func IDs(v *state.View) []uint64 {

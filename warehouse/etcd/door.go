@@ -73,6 +73,10 @@ type Deps struct {
 	Advertise string
 	// Alone: this is a LocalSwitch, which has no members to add.
 	Alone bool
+	// Scratch is the folder for the files of snapshots, "" the system's. Room tells
+	// whether its disk can take so many bytes more; nil is not to ask.
+	Scratch string
+	Room    func(bytes int64) error
 	// InProcess opens no port: connections come from Dial.
 	InProcess bool
 	Clock     clock.Clock           // nil is the system's
@@ -108,6 +112,8 @@ type Door struct {
 	gate   *gateway
 	failed chan error
 
+	snapshots chan struct{} // full while one is made and sent
+
 	ctx    context.Context // ends with Stop; the base of everything in the background
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -130,7 +136,7 @@ func New(d Deps, cfg Config) (*Door, error) {
 	_, everyone := d.Auth.(auth.AllowAll)
 	s := &Door{
 		deps: d, cfg: cfg, store: d.Store, clock: d.Clock, log: d.Logger, everyone: everyone,
-		failed: make(chan error, 1),
+		failed: make(chan error, 1), snapshots: make(chan struct{}, 1),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.metrics = newMetrics(d.Metrics, s)

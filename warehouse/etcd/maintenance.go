@@ -2,9 +2,6 @@ package etcd
 
 import (
 	"context"
-	"crypto/sha256"
-	"errors"
-	"io"
 	"regexp"
 	"slices"
 
@@ -169,56 +166,6 @@ func (s *Door) HashKV(ctx context.Context, r *pb.HashKVRequest) (*pb.HashKVRespo
 		out.CompactRevision = -1 // nothing was compacted yet
 	}
 	return out, nil
-}
-
-// The pieces of a snapshot, and the multiple to which clients expect it to be filled
-// up before the checksum.
-const (
-	snapshotPiece = 64 << 10
-	snapshotAlign = 512
-)
-
-// Snapshot implements etcd's Maintenance: the state of this node, followed by its
-// SHA-256. It is NekoQ's own format, for NekoQ's restore.
-func (s *Door) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenance_SnapshotServer) error {
-	ctx := stream.Context()
-	if _, err := s.admin(ctx, "snapshot"); err != nil {
-		return err
-	}
-	r, size, err := s.store.SnapshotStream(ctx)
-	if err != nil {
-		return grpcError(ctx, err)
-	}
-	defer r.Close()
-	h, err := s.headNow(ctx)
-	if err != nil {
-		return err
-	}
-	fill := (snapshotAlign - size%snapshotAlign) % snapshotAlign
-	in := io.MultiReader(r, io.LimitReader(zeros{}, fill))
-	sum := sha256.New()
-	for left := size + fill; left > 0; {
-		piece := make([]byte, min(snapshotPiece, left)) // kept by the transport after Send
-		if _, err := io.ReadFull(in, piece); err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				return status.Error(codes.DataLoss, "etcdserver: the snapshot is shorter than it should be")
-			}
-			return grpcError(ctx, err)
-		}
-		left -= int64(len(piece))
-		sum.Write(piece)
-		if err := stream.Send(&pb.SnapshotResponse{Header: h, RemainingBytes: uint64(left), Blob: piece, Version: ClusterVersion}); err != nil {
-			return err
-		}
-	}
-	return stream.Send(&pb.SnapshotResponse{Header: h, Blob: sum.Sum(nil), Version: ClusterVersion})
-}
-
-type zeros struct{}
-
-func (zeros) Read(b []byte) (int, error) {
-	clear(b)
-	return len(b), nil
 }
 
 // MoveLeader implements etcd's Maintenance; as there, it is asked of the leader.

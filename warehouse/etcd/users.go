@@ -298,10 +298,15 @@ func (s *Door) RoleGet(ctx context.Context, r *pb.AuthRoleGetRequest) (*pb.AuthR
 		out.Perm = []*authpb.Permission{{PermType: authpb.READWRITE, Key: []byte{}, RangeEnd: []byte{0}}}
 		return out, nil
 	}
-	for _, p := range role.Permissions {
-		out.Perm = append(out.Perm, &authpb.Permission{PermType: authpb.Permission_Type(p.Right), Key: p.Key, RangeEnd: p.End})
-	}
+	out.Perm = permissions(&role)
 	return out, nil
+}
+
+func permissions(r *table.Role) (out []*authpb.Permission) {
+	for _, p := range r.Permissions {
+		out = append(out, &authpb.Permission{PermType: authpb.Permission_Type(p.Right), Key: p.Key, RangeEnd: p.End})
+	}
+	return out
 }
 
 func holds(u *table.Rights, role string) bool {

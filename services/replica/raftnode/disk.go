@@ -28,7 +28,7 @@ type diskGuard struct {
 }
 
 func newDiskGuard(dir string, reserve int64, log *slog.Logger) *diskGuard {
-	return &diskGuard{dir: dir, reserve: reserve, log: log, free: freeBytes}
+	return &diskGuard{dir: dir, reserve: reserve, log: log, free: FreeBytes}
 }
 
 // look measures. A failing measurement changes nothing.
@@ -108,7 +108,8 @@ func isNoSpace(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) || errs.Has(err, errs.StorageFull)
 }
 
-func freeBytes(dir string) (int64, error) {
+// FreeBytes is what may still be written to the disk of a folder.
+func FreeBytes(dir string) (int64, error) {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil {
 		return 0, err

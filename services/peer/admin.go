@@ -190,6 +190,11 @@ func (s *Service) promoteHere(ctx context.Context, req promoteOrder) (api.Done, 
 	if i < 0 {
 		return out, errs.New(errs.Conflict, "node %s does not receive the log yet; try again in a moment", req.ID)
 	}
+	if req.CaughtUp {
+		if err := s.caughtUp(ctx, req.ID); err != nil {
+			return out, err
+		}
+	}
 	if err := s.at.Raft.Promote(ctx, req.ID); err != nil {
 		return out, err
 	}
@@ -197,6 +202,18 @@ func (s *Service) promoteHere(ctx context.Context, req promoteOrder) (api.Done, 
 	cmd.Actor = req.Actor
 	_, err := s.at.Replica.Propose(replica.Essential(ctx), cmd)
 	return out, err
+}
+
+// caughtUp fails unless a joining node is close to this one.
+func (s *Service) caughtUp(ctx context.Context, id string) error {
+	lag, err := s.lagOf(ctx, id)
+	if err != nil {
+		return errs.New(errs.FailedPrecond, "how far node %s is behind is not known (%v); it votes by itself once it has caught up", id, err).Wrap(err)
+	}
+	if most := uint64(s.cfg.CatchUpEntries); lag > most {
+		return errs.New(errs.FailedPrecond, "node %s is %d log entries behind, more than the %d of cluster.catch_up_entries; it votes by itself once it has caught up", id, lag, most)
+	}
+	return nil
 }
 
 // Status is the whole cluster as seen from this node. It asks every member, and

@@ -419,6 +419,18 @@ func TestInterruptedJoin(t *testing.T) {
 		}
 		return ""
 	})
+	eventually(t, func() string {
+		if _, ok := nodes[0].svc.refresh().Members["n4"]; !ok {
+			return "no member yet"
+		}
+		_, err := nodes[1].svc.Promote(t.Context(), api.PromoteRequest{ID: "n4", CaughtUp: true})
+		if errs.Has(err, errs.Conflict) { // it is not in the log's configuration yet
+			return err.Error()
+		}
+		require.Equal(t, errs.FailedPrecond, errs.CodeOf(err), "%v", err)
+		require.ErrorContains(t, err, "nothing of the log")
+		return ""
+	})
 	n4.stop()
 	require.False(t, n4.HasState())
 	last := g.start(setup{id: "n4", dir: n4.dir, ln: listener(t), cfg: cfg}) // at another address, which the members must learn

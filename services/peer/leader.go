@@ -198,13 +198,23 @@ func (d *driver) move(ctx context.Context, m table.Member, srv Server, in bool) 
 	return nil
 }
 
-// keepsUp tells whether a joining node has been close to the leader for long
-// enough. The leader's index is taken before the node is asked, so a busy log
-// does not look like a lag.
+// lagOf asks a joining node how many log entries it is behind this one. This node's
+// index is taken before the other is asked, so a busy log does not look like a lag.
+func (s *Service) lagOf(ctx context.Context, id string) (uint64, error) {
+	mine, _ := s.at.Store.Applied()
+	r, err := s.ping(ctx, id)
+	switch {
+	case err != nil:
+		return 0, err
+	case r.AppliedIndex == 0:
+		return 0, errs.New(errs.FailedPrecond, "node %s has received nothing of the log yet", id)
+	}
+	return mine - min(mine, r.AppliedIndex), nil
+}
+
+// keepsUp tells whether a joining node has been close to the leader for long enough.
 func (d *driver) keepsUp(ctx context.Context, id string) bool {
-	mine, _ := d.at.Store.Applied()
-	r, err := d.ping(ctx, id)
-	if err != nil || r.AppliedIndex == 0 || mine > r.AppliedIndex+uint64(d.cfg.CatchUpEntries) {
+	if lag, err := d.lagOf(ctx, id); err != nil || lag > uint64(d.cfg.CatchUpEntries) {
 		delete(d.caught, id)
 		return false
 	}

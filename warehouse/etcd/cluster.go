@@ -185,7 +185,7 @@ func (s *Door) MemberRemove(ctx context.Context, r *pb.MemberRemoveRequest) (*pb
 	return &pb.MemberRemoveResponse{Header: h, Members: members}, err
 }
 
-// MemberPromote makes a joining node a voter.
+// MemberPromote makes a joining node that has caught up a voter.
 func (s *Door) MemberPromote(ctx context.Context, r *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
 	x, err := s.admin(ctx, "member")
 	if err != nil {
@@ -200,8 +200,8 @@ func (s *Door) MemberPromote(ctx context.Context, r *pb.MemberPromoteRequest) (*
 	case m.node == nil || m.node.Role == roleVoter:
 		return nil, rpctypes.ErrGRPCMemberNotLearner
 	}
-	if _, err := s.deps.Cluster.Promote(as(ctx, x.user), peerapi.PromoteRequest{ID: m.node.ID}); err != nil {
-		return nil, grpcError(ctx, err, noMember, notLearner)
+	if _, err := s.deps.Cluster.Promote(as(ctx, x.user), peerapi.PromoteRequest{ID: m.node.ID, CaughtUp: true}); err != nil {
+		return nil, grpcError(ctx, err, noMember, notLearner, notReady)
 	}
 	members, h, err := s.afterChange(ctx, false)
 	return &pb.MemberPromoteResponse{Header: h, Members: members}, err

@@ -104,6 +104,7 @@ var (
 	noMember      = coded{errs.NotFound, rpctypes.ErrGRPCMemberNotFound}
 	notEnough     = coded{errs.NoLeader, rpctypes.ErrGRPCUnhealthy}
 	notLearner    = coded{errs.Conflict, rpctypes.ErrGRPCMemberNotLearner}
+	notReady      = coded{errs.FailedPrecond, rpctypes.ErrGRPCLearnerNotReady}
 	notTransferee = coded{errs.NotFound, rpctypes.ErrGRPCBadLeaderTransferee}
 )
 

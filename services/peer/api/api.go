@@ -141,6 +141,8 @@ type TransferRequest struct {
 // PromoteRequest makes a joining node a voter now.
 type PromoteRequest struct {
 	ID string `json:"id"`
+	// CaughtUp refuses a member that lags by more than cluster.catch_up_entries.
+	CaughtUp bool `json:"caught_up,omitempty"`
 }
 
 // HashRequest compares the state hashes now; Content also compares the hash

@@ -29,6 +29,9 @@ func (l *Load) Finish() {
 		}
 		return err
 	})
+	for _, id := range l.leases.Open() {
+		l.leases.Found(id, "no lease is listed any more")
+	}
 	got, err := l.all.Get(ctx, "", clientv3.WithFromKey())
 	if err != nil {
 		l.tb.Fatal(err)

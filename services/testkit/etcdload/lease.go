@@ -49,7 +49,9 @@ func (l *Load) keepLeases() {
 	l.leases.Revoking(uint64(id))
 	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
 	defer cancel()
-	_, _ = l.all.Revoke(ctx, id) // else it ends by itself
+	if _, err := l.all.Revoke(ctx, id); err == nil { // else it ends by itself
+		l.leases.Gone(uint64(id), "its revocation was acknowledged")
+	}
 }
 
 func (l *Load) keep(ctx context.Context, c *clientv3.Client, id clientv3.LeaseID) {

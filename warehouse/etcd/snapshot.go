@@ -85,10 +85,12 @@ func (s *Door) writeSnapshot(ctx context.Context, f *backend.File) (*pb.Response
 	if err := f.SetPosition(p); err != nil {
 		return nil, err
 	}
+	last := x.Compacted()
 	if err := x.Changes(func(c *warehouse.Exported) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		last = max(last, c.Revision)
 		return f.Put(c.Sub, &mvccpb.KeyValue{
 			Key: c.KV.Key, Value: c.KV.Value, CreateRevision: int64(c.KV.CreateRevision), ModRevision: int64(c.KV.ModRevision),
 			Version: int64(c.KV.Version), Lease: int64(c.KV.Lease),
@@ -96,8 +98,15 @@ func (s *Door) writeSnapshot(ctx context.Context, f *backend.File) (*pb.Response
 	}); err != nil {
 		return nil, err
 	}
+	// An etcd begins at the newest row's revision. When the newest change was one of a key
+	// of the system, the deletion of a key that nobody can name or watch stands for it.
+	if last < x.Revision() && x.Revision() > 1 {
+		if err := f.Put(0, &mvccpb.KeyValue{ModRevision: int64(x.Revision())}, true); err != nil {
+			return nil, err
+		}
+	}
 	x.Leases(func(l warehouse.LeaseInfo) bool {
-		err = f.PutLease(l.ID, seconds(l.TTL), seconds(l.Remaining))
+		err = f.PutLease(l.ID, seconds(l.TTL), left(l))
 		return err == nil
 	})
 	if err != nil {
@@ -108,6 +117,10 @@ func (s *Door) writeSnapshot(ctx context.Context, f *backend.File) (*pb.Response
 	}
 	return s.header(x.Revision()), nil
 }
+
+// left is the seconds that a lease has. Without any, one whose keys are being deleted,
+// etcd would give it the whole of its time anew.
+func left(l warehouse.LeaseInfo) int64 { return max(seconds(l.Remaining), 1) }
 
 func writeAuth(f *backend.File, x *warehouse.Export) error {
 	m, err := table.ReadMeta(x.Reader())

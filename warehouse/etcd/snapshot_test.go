@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -85,6 +86,33 @@ func snapshotIntoEtcd(t *testing.T, compacted bool) {
 	require.NoError(t, err)
 	_, err = as.Put(ctx, "k1", "no")
 	require.ErrorContains(t, err, "permission denied")
+}
+
+// What is newest may be a change of NekoQ's own keys, which are left out: the etcd still
+// begins at that revision, and gives none of them away a second time. Nobody sees why.
+func TestSnapshotBeginsAtItsRevision(t *testing.T) {
+	n := node(t)
+	ours := client(t, n)
+	ctx := within(t, 60*time.Second)
+	_, err := ours.Put(ctx, "k", "v")
+	require.NoError(t, err)
+	rest(t, n, http.MethodPut, "/v1/warehouse/locks/deploy", `{"holder": "host1", "ttl": "300s"}`)
+	newest, err := ours.Get(ctx, "k")
+	require.NoError(t, err)
+	require.Greater(t, newest.Header.Revision, newest.Kvs[0].ModRevision)
+	c := newCtl(t, n)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "snapshot.db")
+	c.says("", []string{"snapshot", "save", file}, "saved")
+	theirs := restored(t, c, dir, file)
+	now, err := theirs.Get(ctx, "", clientv3.WithPrefix())
+	require.NoError(t, err)
+	require.Equal(t, newest.Header.Revision, now.Header.Revision)
+	require.Equal(t, texts(newest.Kvs), texts(now.Kvs))
+	put, err := theirs.Put(ctx, "last", "v")
+	require.NoError(t, err)
+	require.Equal(t, newest.Header.Revision+1, put.Header.Revision)
+	require.Len(t, history(t, theirs, 1, put.Header.Revision), 2)
 }
 
 // Snapshots asked for together are whole each, and leave nothing in the data folder; one

@@ -112,7 +112,7 @@ type Door struct {
 	gate   *gateway
 	failed chan error
 
-	snapshots chan struct{} // full while one is made and sent
+	snapshots chan struct{} // one for each that is made or sent
 
 	ctx    context.Context // ends with Stop; the base of everything in the background
 	cancel context.CancelFunc
@@ -136,7 +136,7 @@ func New(d Deps, cfg Config) (*Door, error) {
 	_, everyone := d.Auth.(auth.AllowAll)
 	s := &Door{
 		deps: d, cfg: cfg, store: d.Store, clock: d.Clock, log: d.Logger, everyone: everyone,
-		failed: make(chan error, 1), snapshots: make(chan struct{}, 1),
+		failed: make(chan error, 1), snapshots: make(chan struct{}, mostSnapshots),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.metrics = newMetrics(d.Metrics, s)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"hash"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/authpb"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -21,20 +22,25 @@ import (
 // snapshotPiece is the size of the messages that a snapshot is sent in.
 const snapshotPiece = 64 << 10
 
+// At most so many snapshots are on the disk at a time, since a client may take its time,
+// and the next one waits so long.
+const (
+	mostSnapshots    = 4
+	snapshotPatience = 5 * time.Second
+)
+
 // Snapshot implements etcd's Maintenance: everything that is seen through this door, in
 // a file of etcd's own format, followed by its SHA-256. The file is written to the
-// data folder first, one at a time, and has no name there.
+// data folder first, and has no name there.
 func (s *Door) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenance_SnapshotServer) error {
 	ctx := stream.Context()
 	if _, err := s.admin(ctx, "snapshot"); err != nil {
 		return err
 	}
-	select {
-	case s.snapshots <- struct{}{}:
-		defer func() { <-s.snapshots }()
-	case <-ctx.Done():
-		return grpcError(ctx, ctx.Err())
+	if err := s.snapshotSlot(ctx); err != nil {
+		return err
 	}
+	defer func() { <-s.snapshots }()
 	f, err := backend.Create(s.deps.Scratch, s.room)
 	if err != nil {
 		return snapshotError(ctx, err)
@@ -54,6 +60,20 @@ func (s *Door) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenance_SnapshotSer
 		return snapshotError(ctx, err)
 	}
 	return stream.Send(&pb.SnapshotResponse{Header: h, Blob: out.sum.Sum(nil), Version: ClusterVersion})
+}
+
+// snapshotSlot waits for one of the snapshots that may be made and sent at a time.
+func (s *Door) snapshotSlot(ctx context.Context) error {
+	timer := s.clock.NewTimer(snapshotPatience)
+	defer timer.Stop()
+	select {
+	case s.snapshots <- struct{}{}:
+		return nil
+	case <-timer.C():
+		return status.Errorf(codes.ResourceExhausted, "etcdserver: %d snapshots of this node are being sent; end one of them, or try again", mostSnapshots)
+	case <-ctx.Done():
+		return grpcError(ctx, ctx.Err())
+	}
 }
 
 // snapshotError tells what went wrong. Without room on the disk nothing is wrong with

@@ -152,6 +152,43 @@ func TestSnapshotsAndTheDisk(t *testing.T) {
 	require.Equal(t, codes.ResourceExhausted, status.Code(err))
 }
 
+// Clients that stop reading hold up a bounded number of snapshots, and who is refused for
+// it is told why. When one of them leaves, the next is served.
+func TestSnapshotsThatNobodyReads(t *testing.T) {
+	n := node(t)
+	c := client(t, n)
+	ctx := within(t, 60*time.Second)
+	for i := range 3 {
+		_, err := c.Put(ctx, fmt.Sprint("k", i), strings.Repeat("x", 1<<20))
+		require.NoError(t, err)
+	}
+	leave := make([]context.CancelFunc, 4)
+	for i := range leave {
+		one, cancel := context.WithCancel(ctx)
+		defer cancel()
+		leave[i] = cancel
+		r, err := c.Snapshot(one)
+		require.NoError(t, err)
+		defer r.Close()
+		_, err = r.Read(make([]byte, 1)) // it has begun
+		require.NoError(t, err)
+	}
+	_, err := whole(c.Snapshot(ctx))
+	require.ErrorContains(t, err, "4 snapshots of this node are being sent")
+	leave[2]()
+	size, err := whole(c.Snapshot(ctx))
+	require.NoError(t, err)
+	require.Greater(t, size, int64(3<<20))
+}
+
+func whole(r io.ReadCloser, err error) (int64, error) {
+	if err != nil {
+		return 0, err
+	}
+	defer r.Close()
+	return io.Copy(io.Discard, r)
+}
+
 func names(t *testing.T, dir string) (out []string) {
 	t.Helper()
 	all, err := os.ReadDir(dir)

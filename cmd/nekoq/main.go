@@ -4,8 +4,11 @@ package main
 
 import (
 	"context"
+	"io"
 	"os"
 	"os/signal"
+
+	"google.golang.org/grpc/grpclog"
 
 	"nekoq/cmd/nekoq/internal/cli"
 	"nekoq/configs"
@@ -13,6 +16,9 @@ import (
 )
 
 func main() {
+	// The JSON gateway's library tells standard error of every client that goes away. What
+	// matters is in the answers, and in our own log.
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
 	env := cli.Standard()
 	env.Version = app.Version
 	env.Connect, env.Patient = cli.Dial, cli.DialPatient

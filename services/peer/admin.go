@@ -204,18 +204,6 @@ func (s *Service) promoteHere(ctx context.Context, req promoteOrder) (api.Done, 
 	return out, err
 }
 
-// caughtUp fails unless a joining node is close to this one.
-func (s *Service) caughtUp(ctx context.Context, id string) error {
-	lag, err := s.lagOf(ctx, id)
-	if err != nil {
-		return errs.New(errs.FailedPrecond, "how far node %s is behind is not known (%v); it votes by itself once it has caught up", id, err).Wrap(err)
-	}
-	if most := uint64(s.cfg.CatchUpEntries); lag > most {
-		return errs.New(errs.FailedPrecond, "node %s is %d log entries behind, more than the %d of cluster.catch_up_entries; it votes by itself once it has caught up", id, lag, most)
-	}
-	return nil
-}
-
 // Status is the whole cluster as seen from this node. It asks every member, and
 // answers also when most of them are dead.
 func (s *Service) Status(ctx context.Context) (api.Cluster, error) {

@@ -198,23 +198,24 @@ func (d *driver) move(ctx context.Context, m table.Member, srv Server, in bool) 
 	return nil
 }
 
-// lagOf asks a joining node how many log entries it is behind this one. This node's
-// index is taken before the other is asked, so a busy log does not look like a lag.
-func (s *Service) lagOf(ctx context.Context, id string) (uint64, error) {
+// caughtUp fails unless a joining node is close to this one. This node's index is taken
+// before the other is asked, so a busy log does not look like a lag.
+func (s *Service) caughtUp(ctx context.Context, id string) error {
 	mine, _ := s.at.Store.Applied()
 	r, err := s.ping(ctx, id)
-	switch {
-	case err != nil:
-		return 0, err
-	case r.AppliedIndex == 0:
-		return 0, errs.New(errs.FailedPrecond, "node %s has received nothing of the log yet", id)
+	if err != nil {
+		return errs.New(errs.FailedPrecond, "how far node %s is behind is not known (%v); it votes by itself once it has caught up", id, err).Wrap(err)
 	}
-	return mine - min(mine, r.AppliedIndex), nil
+	if most := uint64(s.cfg.CatchUpEntries); r.AppliedIndex == 0 || mine > r.AppliedIndex+most {
+		return errs.New(errs.FailedPrecond, "node %s has applied %d of %d log entries, and may lag by %d (cluster.catch_up_entries); it votes by itself once it has caught up",
+			id, r.AppliedIndex, mine, most)
+	}
+	return nil
 }
 
 // keepsUp tells whether a joining node has been close to the leader for long enough.
 func (d *driver) keepsUp(ctx context.Context, id string) bool {
-	if lag, err := d.lagOf(ctx, id); err != nil || lag > uint64(d.cfg.CatchUpEntries) {
+	if d.caughtUp(ctx, id) != nil {
 		delete(d.caught, id)
 		return false
 	}

@@ -2,7 +2,6 @@ package table
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"testing"
 
@@ -13,14 +12,7 @@ import (
 // place once, while a sweep may be half done.
 func TestDump(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		dir, err := os.MkdirTemp("", "kvdump")
-		if err != nil {
-			rt.Fatal(err)
-		}
-		defer os.RemoveAll(dir)
-		s := newStore(rt, dir)
-		defer s.m.Close()
-		m := &model{rev: 1}
+		s, m := newModelled(rt, registry())
 		acts := m.actions(s)
 		acts["burst"] = func(rt *rapid.T) { burst(rt, s, m) }
 		rt.Repeat(acts)
@@ -43,7 +35,7 @@ func TestDump(t *testing.T) {
 		v := s.m.View()
 		defer v.Release()
 		most := rapid.SampledFrom([]int{1, 20, dumpPart}).Draw(rt, "most")
-		err = dump(v, s.meta(), most, func(r uint64, n uint32, key []byte, rec *Record) error {
+		err := dump(v, s.meta(), most, func(r uint64, n uint32, key []byte, rec *Record) error {
 			if r != rec.ModRevision || r < rev || r == rev && n != sub+1 || r > rev && n != 0 {
 				rt.Fatalf("%d/%d of %q at %d after %d/%d", r, n, key, rec.ModRevision, rev, sub)
 			}

@@ -83,17 +83,24 @@ func (m *model) del(key string) {
 // keyGen makes few, nasty keys: prefixes of each other, zero bytes, 0xff, escapes.
 var keyGen = rapid.SampledFrom([]string{"a", "a\x00", "a\x00\x00", "a\x00\x01", "a\x00\xff", "a\x01", "ab", "b", "\x00", "\xff", "\xff\xff", "a\xff", "/x/1", "/x/2"})
 
+// newModelled gives an empty store with its model, until the check ends.
+func newModelled(rt *rapid.T, reg *state.Registry) (*store, *model) {
+	dir, err := os.MkdirTemp("", "kvmodel")
+	if err != nil {
+		rt.Fatal(err)
+	}
+	s := newStoreOf(rt, dir, reg)
+	rt.Cleanup(func() {
+		_ = s.m.Close()
+		_ = os.RemoveAll(dir)
+	})
+	return s, &model{rev: 1}
+}
+
 // row: nekoq 8
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		dir, err := os.MkdirTemp("", "kvmodel")
-		if err != nil {
-			rt.Fatal(err)
-		}
-		defer os.RemoveAll(dir)
-		s := newStore(rt, dir)
-		defer s.m.Close()
-		m := &model{rev: 1}
+		s, m := newModelled(rt, registry())
 		acts := m.actions(s)
 		acts[""] = func(rt *rapid.T) { compare(rt, s, m) }
 		rt.Repeat(acts)

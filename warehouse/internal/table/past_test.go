@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"runtime"
 	"slices"
 	"testing"
@@ -27,20 +26,13 @@ const kindInside command.Kind = 0xfffe
 // before, and from within a command that has written: and a naive model says the same.
 func TestPast(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		dir, err := os.MkdirTemp("", "kvpast")
-		if err != nil {
-			rt.Fatal(err)
-		}
-		defer os.RemoveAll(dir)
 		var inside func(tx *state.Tx)
 		reg := registry()
 		reg.Handle(kindInside, "inside", 1, func(tx *state.Tx, _ *command.Command) ([]byte, error) {
 			inside(tx)
 			return nil, nil
 		})
-		s := newStoreOf(rt, dir, reg)
-		defer s.m.Close()
-		m := &model{rev: 1}
+		s, m := newModelled(rt, reg)
 		acts := m.actions(s)
 		acts["burst"] = func(rt *rapid.T) { burst(rt, s, m) }
 		acts["flush"] = func(rt *rapid.T) {

@@ -2,7 +2,6 @@ package table
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"testing"
 
@@ -22,14 +21,7 @@ var trailKeys = []string{"a", "a\x00", "b", "/x/1"}
 // may be read at all revisions: now, and from a view that was taken before.
 func TestTrails(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		dir, err := os.MkdirTemp("", "kvtrails")
-		if err != nil {
-			rt.Fatal(err)
-		}
-		defer os.RemoveAll(dir)
-		s := newStore(rt, dir)
-		defer s.m.Close()
-		m := &model{rev: 1}
+		s, m := newModelled(rt, registry())
 		early, view := *m, s.m.View()
 		defer func() { view.Release() }()
 		all := m.actions(s)

@@ -87,6 +87,10 @@ func validURLs(urls []string) bool {
 	return true
 }
 
+func (e *Expected) hasURLs() bool  { return validURLs(e.URLs) }
+func (e *Expected) hasNode() bool  { return validName(e.Node) && e.Joined != 0 }
+func (e *Expected) whatever() bool { return true }
+
 // awaited tells whether another member that was not started yet has one of the
 // addresses of e. Those of members that run are for the caller to compare: they are
 // in the member table.
@@ -104,7 +108,7 @@ func applyMemberAdd(tx *state.Tx, payload []byte) (Outcome, error) {
 	if err := decode("member to add", payload, &p); err != nil {
 		return 0, err
 	}
-	if p.Number == 0 || !validURLs(p.URLs) {
+	if p.Number == 0 || !p.hasURLs() {
 		return MemberInvalid, nil
 	}
 	if _, ok, err := getExpected(tx, p.Number); err != nil || ok {
@@ -124,27 +128,34 @@ func applyMemberAdd(tx *state.Tx, payload []byte) (Outcome, error) {
 	return OK, nil
 }
 
+// ofMember makes the applier of a command about a member that was added: apply gets its
+// row and the payload, which is valid.
+func ofMember(what string, valid func(p *Expected) bool, apply func(tx *state.Tx, e Expected, p *Expected) (Outcome, error)) applier {
+	return func(tx *state.Tx, payload []byte) (Outcome, error) {
+		var p Expected
+		if err := decode(what, payload, &p); err != nil {
+			return 0, err
+		}
+		if !valid(&p) {
+			return MemberInvalid, nil
+		}
+		e, ok, err := getExpected(tx, p.Number)
+		if err != nil || !ok {
+			return MemberNotFound, err
+		}
+		return apply(tx, e, &p)
+	}
+}
+
 // applyMemberUpdate changes the addresses of a member that was not started yet.
-func applyMemberUpdate(tx *state.Tx, payload []byte) (Outcome, error) {
-	var p Expected
-	if err := decode("member to update", payload, &p); err != nil {
-		return 0, err
-	}
-	if !validURLs(p.URLs) {
-		return MemberInvalid, nil
-	}
-	e, ok, err := getExpected(tx, p.Number)
+func applyMemberUpdate(tx *state.Tx, e Expected, p *Expected) (Outcome, error) {
 	switch {
-	case err != nil:
-		return 0, err
-	case !ok:
-		return MemberNotFound, nil
 	case e.Started():
 		return MemberStarted, nil
 	case slices.Equal(e.URLs, p.URLs):
 		return OK, nil
 	}
-	if taken, err := awaited(tx, &p); err != nil || taken {
+	if taken, err := awaited(tx, p); err != nil || taken {
 		return AddressTaken, err
 	}
 	e.URLs, e.Revision = p.URLs, tx.Next()
@@ -153,27 +164,15 @@ func applyMemberUpdate(tx *state.Tx, payload []byte) (Outcome, error) {
 }
 
 // applyMemberStart notes which node joined as a member. It may be repeated.
-func applyMemberStart(tx *state.Tx, payload []byte) (Outcome, error) {
-	var p Expected
-	if err := decode("member that joined", payload, &p); err != nil {
-		return 0, err
-	}
-	if !validName(p.Node) || p.Joined == 0 {
-		return MemberInvalid, nil
-	}
-	e, ok, err := getExpected(tx, p.Number)
+func applyMemberStart(tx *state.Tx, e Expected, p *Expected) (Outcome, error) {
 	switch {
-	case err != nil:
-		return 0, err
-	case !ok:
-		return MemberNotFound, nil
 	case e.Node == p.Node && e.Joined == p.Joined:
 		return OK, nil
 	case e.Started():
 		return MemberStarted, nil
 	}
 	other := false
-	err = eachExpected(tx, func(o *Expected) bool {
+	err := eachExpected(tx, func(o *Expected) bool {
 		other = o.Node == p.Node && o.Joined == p.Joined
 		return !other
 	})
@@ -187,18 +186,8 @@ func applyMemberStart(tx *state.Tx, payload []byte) (Outcome, error) {
 
 // applyMemberForget takes a row out, if the node that it is of is the one named: ""
 // for none.
-func applyMemberForget(tx *state.Tx, payload []byte) (Outcome, error) {
-	var p Expected
-	if err := decode("member to forget", payload, &p); err != nil {
-		return 0, err
-	}
-	e, ok, err := getExpected(tx, p.Number)
-	switch {
-	case err != nil:
-		return 0, err
-	case !ok:
-		return MemberNotFound, nil
-	case e.Node != p.Node || e.Joined != p.Joined:
+func applyMemberForget(tx *state.Tx, e Expected, p *Expected) (Outcome, error) {
+	if e.Node != p.Node || e.Joined != p.Joined {
 		return MemberStarted, nil
 	}
 	tx.Delete(Announced, numberKey(p.Number))

@@ -168,9 +168,9 @@ func Register(reg *state.Registry) {
 		{KindPermissionRevoke, "etcd_permission_revoke", of("permission", applyPermissionRevoke)},
 		{KindMember, "etcd_member", applyMember},
 		{KindMemberAdd, "etcd_member_add", applyMemberAdd},
-		{KindMemberUpdate, "etcd_member_update", applyMemberUpdate},
-		{KindMemberStart, "etcd_member_start", applyMemberStart},
-		{KindMemberForget, "etcd_member_forget", applyMemberForget},
+		{KindMemberUpdate, "etcd_member_update", ofMember("member to update", (*Expected).hasURLs, applyMemberUpdate)},
+		{KindMemberStart, "etcd_member_start", ofMember("member that joined", (*Expected).hasNode, applyMemberStart)},
+		{KindMemberForget, "etcd_member_forget", ofMember("member to forget", (*Expected).whatever, applyMemberForget)},
 	} {
 		reg.Handle(k.kind, k.name, 1, func(tx *state.Tx, cmd *command.Command) ([]byte, error) {
 			out, err := k.apply(tx, cmd.Payload)
